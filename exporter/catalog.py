@@ -1,0 +1,470 @@
+"""The catalogue of metrics: `catalog.yaml`, or the file that EXPORTER_CATALOG names, validated into frozen values.
+
+The whole file is checked before anything is reported, and every problem names its line. Rules for names and labels
+are those of Prometheus (https://prometheus.io/docs/concepts/data_model/) and OpenMetrics.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from exporter.errors import ConfigError
+
+METRIC_TYPES: Final = ("gauge", "counter", "histogram", "untyped")
+RESERVED_PREFIXES: Final = ("mlops_exporter_", "process_", "python_")
+"""Names of the exporter's own metrics, which a catalogue cannot declare."""
+TARGET_LABELS: Final = frozenset({"job", "instance"})
+"""Labels that Prometheus gives to every target; a metric's own would be renamed `exported_job`."""
+AIRFLOW_FIGURES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "dag_run_duration": ("histogram", ("dag_id", "state")),
+    "task_duration": ("histogram", ("dag_id", "task_id", "state")),
+    "dag_runs": ("counter", ("dag_id", "state")),
+    "dag_run_active": ("gauge", ("dag_id",)),
+    "dag_last_success": ("gauge", ("dag_id",)),
+}
+"""What Airflow's own figures are: metric type and labels."""
+
+MAX_BYTES: Final = 1_000_000
+_METRIC_NAME = re.compile(r"^[a-zA-Z_][a-zA-Z0-9_]*$")
+_LABEL_NAME = re.compile(r"^[a-zA-Z_][a-zA-Z0-9_]*$")
+_COLUMN = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,299}$")
+_TABLE = re.compile(r"^(?:[A-Za-z0-9.:-]+\.)?[A-Za-z0-9_]+\.[\w-]+$")
+_DERIVED_SUFFIXES = ("_count", "_sum", "_bucket")
+
+
+@dataclass(frozen=True, slots=True)
+class NewestColumn:
+    """The newest value of an audit column that is neither NULL nor a sentinel."""
+
+    column: str
+
+
+@dataclass(frozen=True, slots=True)
+class CountRows:
+    """Audit rows counted by a column's value; `where` names a BOOL column that must be true.
+
+    `values` pairs each label value with the column's value, as lower-case text (BOOL: `true`, `false`).
+    """
+
+    column: str
+    values: tuple[tuple[str, str], ...]
+    where: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class XCom:
+    """A value that a task pushed: `field` takes one entry of a dict, `take: length` the length of a list."""
+
+    dag: str
+    task: str
+    key: str
+    field: str | None = None
+    take: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AirflowFigure:
+    """One of Airflow's own figures, a key of AIRFLOW_FIGURES."""
+
+    figure: str
+
+
+Origin = NewestColumn | CountRows | XCom | AirflowFigure
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One metric. `origins` are in order of preference; an alias has none and shows the value of `alias_of`."""
+
+    name: str
+    type: str
+    help: str
+    labels: tuple[str, ...]
+    origins: tuple[Origin, ...]
+    alias_of: str | None = None
+    buckets: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSpec:
+    """The audit table. Each entry of `missing` holds values that, all together in one row, mean NULL in its columns."""
+
+    table: str
+    timestamp: str
+    env: str | None
+    missing: tuple[tuple[tuple[str, float], ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The validated catalogue. `fingerprint` changes with the file's content."""
+
+    audit: AuditSpec
+    metrics: tuple[MetricSpec, ...]
+    fingerprint: str
+
+    def audit_metrics(self) -> Iterator[tuple[MetricSpec, NewestColumn | CountRows]]:
+        """The metrics that the audit log can give, with the part of the declaration that says how."""
+        for metric in self.metrics:
+            for origin in metric.origins:
+                if isinstance(origin, NewestColumn | CountRows):
+                    yield metric, origin
+
+    def audit_columns(self) -> tuple[str, ...]:
+        """All columns that the catalogue names, the timestamp first."""
+        names = [self.audit.timestamp]
+        if self.audit.env:
+            names.append(self.audit.env)
+        for _, origin in self.audit_metrics():
+            names.append(origin.column)
+            if isinstance(origin, CountRows) and origin.where:
+                names.append(origin.where)
+        for sentinel in self.audit.missing:
+            names.extend(column for column, _ in sentinel)
+        return tuple(dict.fromkeys(names))
+
+
+def load_catalog(path: Path | None = None) -> Catalog:
+    """Read the catalogue at `path`, or the built-in one.
+
+    Raises:
+        ConfigError: with every problem, each as `file:line: sentence`.
+    """
+    if path is None:
+        text = resources.files("exporter").joinpath("catalog.yaml").read_text("utf-8")
+        return parse_catalog(text, "catalog.yaml")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError([f"EXPORTER_CATALOG: {path} is larger than {MAX_BYTES} bytes"])
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError([f"EXPORTER_CATALOG: cannot read {path}: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"EXPORTER_CATALOG: {path} is not UTF-8 text (byte {error.start})"]) from error
+    return parse_catalog(text, str(path))
+
+
+def parse_catalog(text: str, name: str) -> Catalog:
+    """Validate a catalogue's text; `name` is the file name that the problems show.
+
+    Raises:
+        ConfigError: with every problem, each as `name:line: sentence`.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or "cannot be parsed"
+        raise ConfigError([f"{name}{line}: not valid YAML: {what}"]) from error
+    parser = _Parser(name)
+    audit, metrics = parser.document(root)
+    if parser.problems:
+        ordered = sorted(parser.problems, key=lambda problem: problem[0])
+        raise ConfigError(f"{name}:{line}: {message}" for line, message in ordered)
+    assert audit is not None  # noqa: S101 -- no problem was found, so there is one
+    return Catalog(audit, metrics, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def exposed_names(metric: MetricSpec) -> tuple[str, ...]:
+    """The family's name and every sample name that it takes in either exposition format."""
+    if metric.type == "counter":
+        base = metric.name.removesuffix("_total")
+        return base, metric.name, f"{base}_created"
+    if metric.type == "histogram":
+        return metric.name, *(metric.name + suffix for suffix in (*_DERIVED_SUFFIXES, "_created"))
+    return (metric.name,)
+
+
+class _Parser:
+    """Walks the YAML nodes and notes problems instead of raising, so that all are found in one go."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.problems: list[tuple[int, str]] = []
+
+    def note(self, node: yaml.Node | None, message: str) -> None:
+        self.problems.append((node.start_mark.line + 1 if node else 1, message))
+
+    # -- YAML nodes to plain values --------------------------------------------------------------------------------
+
+    def mapping(
+        self, node: yaml.Node | None, what: str, known: Iterable[str], required: Iterable[str] = ()
+    ) -> dict[str, yaml.Node]:
+        """The node's entries by key; unknown, duplicate and lacking keys are noted. `known` empty: any key."""
+        entries = self.entries(node, what)
+        known = tuple(known)
+        for key in list(entries):
+            if known and key not in known:
+                self.note(entries.pop(key), f"{what}: unknown key {key!r} (known: {', '.join(known)})")
+        for key in required:
+            if node is not None and isinstance(node, yaml.MappingNode) and key not in entries:
+                self.note(node, f"{what}: {key!r} is missing")
+        return entries
+
+    def entries(self, node: yaml.Node | None, what: str) -> dict[str, yaml.Node]:
+        if not isinstance(node, yaml.MappingNode):
+            self.note(node, f"{what}: expected a mapping (key: value)")
+            return {}
+        found: dict[str, yaml.Node] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.note(key_node, f"{what}: a key must be plain text")
+            elif key_node.value in found:
+                self.note(key_node, f"{what}: key {key_node.value!r} appears twice")
+            else:
+                found[key_node.value] = value_node
+        return found
+
+    def items(self, node: yaml.Node | None, what: str) -> list[yaml.Node]:
+        if not isinstance(node, yaml.SequenceNode) or not node.value:
+            self.note(node, f"{what}: expected a list that is not empty")
+            return []
+        return list(node.value)
+
+    def text(self, node: yaml.Node | None, what: str) -> str:
+        if not isinstance(node, yaml.ScalarNode) or not node.value.strip() or node.tag.endswith(":null"):
+            self.note(node, f"{what}: expected text")
+            return ""
+        return str(node.value).strip()
+
+    def number(self, node: yaml.Node, what: str) -> float:
+        value = math.nan
+        if isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")):
+            try:
+                value = float(node.value.replace("_", ""))
+            except ValueError:
+                value = math.nan
+        if not math.isfinite(value):
+            self.note(node, f"{what}: expected a finite number")
+        return value
+
+    def column(self, node: yaml.Node | None, what: str) -> str:
+        name = self.text(node, what)
+        if name and not _COLUMN.match(name):
+            self.note(node, f"{what}: {name!r} is not a column name (letters, digits and underscores)")
+        return name
+
+    # -- the document ----------------------------------------------------------------------------------------------
+
+    def document(self, root: yaml.Node | None) -> tuple[AuditSpec | None, tuple[MetricSpec, ...]]:
+        if root is None:
+            self.note(None, "the file is empty")
+            return None, ()
+        top = self.mapping(root, "catalogue", ("version", "audit", "metrics"), ("version", "audit", "metrics"))
+        if "version" in top and self.text(top["version"], "version") != "1":
+            self.note(top["version"], "version: this exporter reads version 1")
+        audit = self.audit(top["audit"]) if "audit" in top else None
+        metrics: list[MetricSpec] = []
+        lines: dict[str, yaml.Node] = {}
+        if "metrics" in top:
+            for node in self.items(top["metrics"], "metrics"):
+                metric = self.metric(node)
+                if metric is not None:
+                    self.clashes(metric, node, metrics, lines)
+                    metrics.append(metric)
+                    lines.setdefault(metric.name, node)
+        self.aliases(metrics, lines)
+        return audit, tuple(metrics)
+
+    def audit(self, node: yaml.Node) -> AuditSpec:
+        entries = self.mapping(node, "audit", ("table", "timestamp", "env", "missing"), ("table", "timestamp"))
+        table = self.text(entries["table"], "audit.table") if "table" in entries else ""
+        if table and not _TABLE.match(table):
+            self.note(entries["table"], f"audit.table: {table!r} is not dataset.table or project.dataset.table")
+        timestamp = self.column(entries["timestamp"], "audit.timestamp") if "timestamp" in entries else ""
+        env = self.column(entries["env"], "audit.env") if "env" in entries else None
+        missing = []
+        if "missing" in entries:
+            for item in self.items(entries["missing"], "audit.missing"):
+                pairs = []
+                for column, value in self.entries(item, "audit.missing").items():
+                    if not _COLUMN.match(column):
+                        self.note(value, f"audit.missing: {column!r} is not a column name")
+                    pairs.append((column, self.number(value, f"audit.missing: {column}")))
+                missing.append(tuple(pairs))
+        return AuditSpec(table, timestamp, env, tuple(missing))
+
+    def metric(self, node: yaml.Node) -> MetricSpec | None:
+        known = ("name", "type", "help", "labels", "buckets", "from", "alias_of")
+        entries = self.mapping(node, "metric", known, ("name", "type", "help"))
+        if "name" not in entries:
+            return None
+        name = self.metric_name(entries["name"])
+        if not name:
+            return None
+        kind = self.text(entries["type"], f"{name}: type") if "type" in entries else ""
+        if kind and kind not in METRIC_TYPES:
+            self.note(entries["type"], f"{name}: type {kind!r} is not one of {', '.join(METRIC_TYPES)}")
+        else:
+            self.suffix(name, kind, entries["name"])
+        help_text = " ".join(self.text(entries["help"], f"{name}: help").split()) if "help" in entries else ""
+        labels = self.labels(entries["labels"], name, kind) if "labels" in entries else ()
+        buckets = self.buckets(entries["buckets"], name, kind) if "buckets" in entries else ()
+        if kind == "histogram" and "buckets" not in entries:
+            self.note(node, f"{name}: a histogram needs 'buckets'")
+        alias_of = self.text(entries["alias_of"], f"{name}: alias_of") if "alias_of" in entries else None
+        origins: tuple[Origin, ...] = ()
+        if ("from" in entries) == (alias_of is not None):
+            self.note(node, f"{name}: needs either 'from' or 'alias_of'")
+        elif "from" in entries:
+            origins = self.origins(entries["from"], name, kind, labels)
+        return MetricSpec(name, kind, help_text, labels, origins, alias_of, buckets)
+
+    def metric_name(self, node: yaml.Node) -> str:
+        name = self.text(node, "metric name")
+        if not name:
+            return ""
+        if not _METRIC_NAME.match(name):
+            why = "colons are reserved for recording rules" if ":" in name else "letters, digits and underscores only"
+            self.note(node, f"{name!r} is not a legal metric name ({why}; no digit first)")
+        elif name.startswith(RESERVED_PREFIXES):
+            self.note(node, f"{name}: names starting with {', '.join(RESERVED_PREFIXES)} are the exporter's own")
+        return name
+
+    def suffix(self, name: str, kind: str, node: yaml.Node) -> None:
+        if kind == "counter" and not name.endswith("_total"):
+            self.note(node, f"{name}: the name of a counter must end in _total")
+        if kind == "counter" and name == "_total":
+            self.note(node, f"{name}: a counter needs a name before _total")
+        if kind in ("gauge", "histogram", "untyped") and name.endswith("_total"):
+            self.note(node, f"{name}: only a counter's name may end in _total")
+        if kind in ("gauge", "histogram") and name.endswith(_DERIVED_SUFFIXES):
+            self.note(
+                node,
+                f"{name}: the name of a {kind} must not end in {', '.join(_DERIVED_SUFFIXES)}, which belong to "
+                "histograms' samples (where the name has to stay, declare the type as untyped)",
+            )
+        if kind in ("gauge", "histogram", "untyped") and name.endswith(("_info", "_created")):
+            self.note(node, f"{name}: names that end in _info or _created are reserved by OpenMetrics")
+
+    def labels(self, node: yaml.Node, name: str, kind: str) -> tuple[str, ...]:
+        found: list[str] = []
+        for item in self.items(node, f"{name}: labels"):
+            label = self.text(item, f"{name}: label")
+            if not label:
+                continue
+            if not _LABEL_NAME.match(label) or label.startswith("__"):
+                self.note(item, f"{name}: {label!r} is not a legal label name")
+            elif label in TARGET_LABELS:
+                self.note(item, f"{name}: label {label!r} is set by Prometheus for the whole target")
+            elif label == "quantile" or (label == "le" and kind == "histogram"):
+                self.note(item, f"{name}: label {label!r} is reserved for histograms and summaries")
+            elif label in found:
+                self.note(item, f"{name}: label {label!r} appears twice")
+            found.append(label)
+        return tuple(found)
+
+    def buckets(self, node: yaml.Node, name: str, kind: str) -> tuple[float, ...]:
+        if kind != "histogram":
+            self.note(node, f"{name}: only a histogram has buckets")
+        bounds = tuple(self.number(item, f"{name}: bucket") for item in self.items(node, f"{name}: buckets"))
+        if all(math.isfinite(bound) for bound in bounds) and list(bounds) != sorted(set(bounds)):
+            self.note(node, f"{name}: buckets must increase")
+        return bounds
+
+    def origins(self, node: yaml.Node, name: str, kind: str, labels: tuple[str, ...]) -> tuple[Origin, ...]:
+        found: list[Origin] = []
+        for item in self.items(node, f"{name}: from"):
+            entries = self.mapping(item, f"{name}: from", ("audit", "xcom", "airflow"))
+            if len(entries) != 1:
+                if isinstance(item, yaml.MappingNode):
+                    self.note(item, f"{name}: each entry of 'from' has exactly one of audit, xcom, airflow")
+                continue
+            ((source, value),) = entries.items()
+            before = len(self.problems)
+            origin = {"audit": self.audit_origin, "xcom": self.xcom, "airflow": self.figure}[source](value, name)
+            if len(self.problems) == before:
+                self.fits(item, name, kind, labels, origin)
+                if origin in found:
+                    self.note(item, f"{name}: the same origin appears twice")
+                found.append(origin)
+        if kind == "counter" and len(found) > 1:
+            self.note(node, f"{name}: a counter has one origin, since two would not count the same events")
+        return tuple(found)
+
+    def audit_origin(self, node: yaml.Node, name: str) -> Origin:
+        if isinstance(node, yaml.ScalarNode):
+            return NewestColumn(self.column(node, f"{name}: audit"))
+        entries = self.mapping(node, f"{name}: audit", ("count", "values", "where"), ("count", "values"))
+        column = self.column(entries["count"], f"{name}: audit.count") if "count" in entries else ""
+        where = self.column(entries["where"], f"{name}: audit.where") if "where" in entries else None
+        pairs: list[tuple[str, str]] = []
+        if "values" in entries:
+            given = self.entries(entries["values"], f"{name}: audit.values")
+            if not given and isinstance(entries["values"], yaml.MappingNode):
+                self.note(entries["values"], f"{name}: audit.values: expected at least one label value")
+            for label_value, raw in given.items():
+                text = self.text(raw, f"{name}: audit.values: {label_value}").lower()
+                if text in (known for _, known in pairs):
+                    self.note(raw, f"{name}: audit.values: {text!r} appears twice")
+                pairs.append((label_value, text))
+        return CountRows(column, tuple(pairs), where)
+
+    def xcom(self, node: yaml.Node, name: str) -> Origin:
+        entries = self.mapping(node, f"{name}: xcom", ("dag", "task", "key", "field", "take"), ("dag", "task", "key"))
+        values = {key: self.text(value, f"{name}: xcom.{key}") for key, value in entries.items()}
+        take = values.get("take")
+        if take is not None and take != "length":
+            self.note(entries["take"], f"{name}: xcom.take: the only choice is 'length'")
+        return XCom(values.get("dag", ""), values.get("task", ""), values.get("key", ""), values.get("field"), take)
+
+    def figure(self, node: yaml.Node, name: str) -> Origin:
+        figure = self.text(node, f"{name}: airflow")
+        if figure and figure not in AIRFLOW_FIGURES:
+            self.note(node, f"{name}: airflow: {figure!r} is not one of {', '.join(AIRFLOW_FIGURES)}")
+        return AirflowFigure(figure)
+
+    def fits(self, node: yaml.Node, name: str, kind: str, labels: tuple[str, ...], origin: Origin) -> None:
+        """Note where the metric's type or labels are not those that the origin gives."""
+        types: tuple[str, ...]
+        wanted: tuple[str, ...] | None
+        match origin:
+            case NewestColumn():
+                types, wanted, what = ("gauge", "untyped"), (), "the newest value of a column"
+            case CountRows():
+                types, wanted, what = ("counter",), None, "a count of audit rows"
+                if len(labels) != 1:
+                    self.note(node, f"{name}: {what} has exactly one label, not {len(labels)}")
+            case XCom():
+                types, wanted, what = ("gauge", "untyped", "counter"), (), "an XCom"
+            case AirflowFigure(figure):
+                figure_type, wanted = AIRFLOW_FIGURES[figure]
+                types, what = (figure_type,), f"airflow: {figure}"
+        if kind in METRIC_TYPES and kind not in types:
+            self.note(node, f"{name}: {what} gives a {' or '.join(types)}, not a {kind}")
+        if wanted is not None and labels != wanted:
+            shown = ", ".join(wanted) or "none"
+            self.note(node, f"{name}: {what} has these labels: {shown}; not: {', '.join(labels) or 'none'}")
+
+    # -- between metrics -------------------------------------------------------------------------------------------
+
+    def clashes(
+        self, metric: MetricSpec, node: yaml.Node, others: list[MetricSpec], lines: Mapping[str, yaml.Node]
+    ) -> None:
+        if metric.name in lines:
+            self.note(node, f"{metric.name}: declared twice (first in line {lines[metric.name].start_mark.line + 1})")
+            return
+        for other in others:
+            shared = set(exposed_names(metric)) & set(exposed_names(other))
+            if shared:
+                self.note(node, f"{metric.name}: clashes with {other.name}: both would expose {min(shared)}")
+
+    def aliases(self, metrics: list[MetricSpec], lines: Mapping[str, yaml.Node]) -> None:
+        by_name = {metric.name: metric for metric in metrics}
+        for metric in metrics:
+            if metric.alias_of is None:
+                continue
+            target = by_name.get(metric.alias_of)
+            node = lines[metric.name]
+            if target is None or target.alias_of is not None:
+                self.note(node, f"{metric.name}: alias_of: {metric.alias_of!r} is not a metric with a value of its own")
+            elif (target.type, target.labels) != (metric.type, metric.labels):
+                self.note(node, f"{metric.name}: must have the type and labels of {target.name}, whose alias it is")

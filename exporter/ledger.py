@@ -1,0 +1,236 @@
+"""What survives a restart: one SQLite file in EXPORTER_STATE_DIR.
+
+It holds the last good reading of every source, from which an exporter that is restarted during an outage goes on. A
+file that is corrupt, or was written by another version's schema, is set aside with a warning and a new one begun.
+Without a folder that can be written, the same tables live in memory: everything works until the process ends.
+"""
+
+import contextlib
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from exporter.errors import StateError
+from exporter.snapshot import Carry, Gap, HistogramSample, Observation, Reading, Sample
+
+log = logging.getLogger(__name__)
+
+FILE_NAME: Final = "ledger.sqlite3"
+SCHEMA_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE reading (source TEXT PRIMARY KEY, json TEXT NOT NULL) STRICT;
+"""
+
+
+class Ledger:
+    """The state file. One connection, one lock: callers on any thread, one transaction at a time.
+
+    Attributes:
+        problem: why state will not survive a restart, for `/health`; None when it will.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, problem: str | None) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self.problem = problem
+
+    @classmethod
+    def open(cls, state_dir: Path | None, clock: Callable[[], float] = time.time) -> "Ledger":
+        """Open or make the file in `state_dir`. Never fails: what is wrong is logged and kept in `problem`."""
+        if state_dir is None:
+            return cls(_in_memory(), "EXPORTER_STATE_DIR is none: state is lost at a restart")
+        path = state_dir / FILE_NAME
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+            try:
+                return cls(_open(path), None)
+            except StateError as error:
+                aside = path.with_name(f"{FILE_NAME}.set-aside-{int(clock())}")
+                path.replace(aside)
+                for suffix in ("-wal", "-shm"):
+                    path.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
+                log.warning("state file %s: %s; set aside as %s, a new one is begun", path, error, aside.name)
+                return cls(_open(path), None)
+        except (OSError, sqlite3.Error, StateError) as error:
+            problem = f"state folder {state_dir} cannot be used ({error}): state is lost at a restart"
+            log.warning("%s", problem)
+            return cls(_in_memory(), problem)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Everything inside is written, or nothing.
+
+        Raises:
+            StateError: the file cannot be written (a full disk, a folder that became read-only).
+        """
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                except BaseException:
+                    self._connection.execute("ROLLBACK")
+                    raise
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise StateError(f"state cannot be written: {error}") from error
+
+    def save_reading(self, reading: Reading) -> None:
+        """Keep the reading in place of the source's last one.
+
+        Raises:
+            StateError: the file cannot be written.
+        """
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO reading (source, json) VALUES (?, ?) "
+                "ON CONFLICT (source) DO UPDATE SET json = excluded.json",
+                (reading.source, json.dumps(reading_to_json(reading), allow_nan=False)),
+            )
+
+    def load_reading(self, source: str, identity: str) -> Reading | None:
+        """The source's last good reading, if one was kept and it was made of the same thing. Never raises."""
+        try:
+            with self.transaction() as connection:
+                row = connection.execute("SELECT json FROM reading WHERE source = ?", (source,)).fetchone()
+            reading = reading_from_json(json.loads(row[0])) if row else None
+        except (StateError, ValueError) as error:
+            log.warning("the kept reading of source %s cannot be used and is left out: %s", source, error)
+            return None
+        if reading is not None and reading.identity != identity:
+            log.info("the kept reading of source %s was made of another table or filter and is left out", source)
+            return None
+        return reading
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open the file, make its tables if it is new, and prove that it can be written.
+
+    Raises:
+        StateError: the file's content is the problem, so another file may do.
+        sqlite3.Error, OSError: the folder or the disk is.
+    """
+    new = not path.exists() or path.stat().st_size == 0
+    connection = sqlite3.connect(path, timeout=2, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        if new:
+            _make_tables(connection)
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            raise StateError(f"written with schema {version}, this version reads {SCHEMA_VERSION}")
+        verdict = connection.execute("PRAGMA quick_check").fetchone()[0]
+        if verdict != "ok":
+            raise StateError(f"damaged: {verdict}")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if isinstance(error, sqlite3.OperationalError):
+            raise
+        raise StateError(f"not a usable SQLite file: {error}") from error
+    except StateError:
+        connection.close()
+        raise
+    return connection
+
+
+def _in_memory() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    _make_tables(connection)
+    return connection
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    connection.executescript(f"BEGIN;{_SCHEMA};PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+
+
+def reading_to_json(reading: Reading) -> dict[str, Any]:
+    """The reading as values that JSON can hold."""
+    return {
+        "source": reading.source,
+        "identity": reading.identity,
+        "catalog": reading.catalog,
+        "read_at": reading.read_at,
+        "queried_at": reading.queried_at,
+        "token": reading.token,
+        "observations": {
+            name: {
+                "observed_at": observation.observed_at,
+                "samples": [_sample_to_json(sample) for sample in observation.samples],
+            }
+            for name, observation in reading.observations.items()
+        },
+        "gaps": [[gap.metric, gap.reason] for gap in reading.gaps],
+        "notes": list(reading.notes),
+        "facts": dict(reading.facts),
+        "carries": [[name, labels, carry.raw, carry.offset] for (name, labels), carry in reading.carries.items()],
+        "valid_until": reading.valid_until,
+    }
+
+
+def reading_from_json(content: Any) -> Reading:
+    """The reading that `reading_to_json` wrote.
+
+    Raises:
+        ValueError: it was not written by this version, or was damaged.
+    """
+    try:
+        return Reading(
+            source=str(content["source"]),
+            identity=str(content["identity"]),
+            catalog=str(content["catalog"]),
+            read_at=float(content["read_at"]),
+            queried_at=float(content["queried_at"]),
+            token=None if content["token"] is None else str(content["token"]),
+            observations={
+                str(name): Observation(
+                    tuple(_sample_from_json(sample) for sample in entry["samples"]), _optional(entry["observed_at"])
+                )
+                for name, entry in content["observations"].items()
+            },
+            gaps=tuple(Gap(str(metric), str(reason)) for metric, reason in content["gaps"]),
+            notes=tuple(str(note) for note in content["notes"]),
+            facts=dict(content["facts"]),
+            carries={
+                (str(name), _labels(labels)): Carry(float(raw), float(offset))
+                for name, labels, raw, offset in content["carries"]
+            },
+            valid_until=_optional(content["valid_until"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a reading ({type(error).__name__}: {error})") from error
+
+
+def _sample_to_json(sample: Sample | HistogramSample) -> list[Any]:
+    if isinstance(sample, Sample):
+        return [sample.labels, sample.value]
+    return [sample.labels, list(sample.counts), sample.sum]
+
+
+def _sample_from_json(content: Any) -> Sample | HistogramSample:
+    if len(content) == 2:
+        return Sample(_labels(content[0]), float(content[1]))
+    return HistogramSample(_labels(content[0]), tuple(int(count) for count in content[1]), float(content[2]))
+
+
+def _labels(content: Mapping[str, Any] | Any) -> tuple[tuple[str, str], ...]:
+    return tuple((str(name), str(value)) for name, value in content)
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,158 @@
+"""What is known at one moment, as frozen values. Standard library only; nothing here does I/O.
+
+A source's `read()` gives a Reading. The refresh loop puts the last good Reading of every source, and how each source
+is doing, into one Snapshot, from which `/metrics` and `/health` are made. Times are Unix seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+Labels = tuple[tuple[str, str], ...]
+"""Label names and values, in the order in which the catalogue declares them."""
+
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One value of a metric. Values are finite: what is unknown has no sample."""
+
+    labels: Labels
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramSample:
+    """One classic histogram: how many events fell into each bucket alone (the last one is +Inf), and their sum."""
+
+    labels: Labels
+    counts: tuple[int, ...]
+    sum: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one source says of one metric.
+
+    `observed_at` is when the newest event behind the value happened (for an audit row, the row's timestamp);
+    None when that is unknown, as for a count over an empty table.
+    """
+
+    samples: tuple[Sample | HistogramSample, ...]
+    observed_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A metric that a source should give and cannot, and why: a missing column, a column of the wrong type."""
+
+    metric: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """What keeps a counter from stepping back when rows leave the log: exported value = raw + offset.
+
+    `raw` is what the source last counted, `offset` what it once counted and no longer does.
+    """
+
+    raw: float
+    offset: float
+
+
+CounterKey = tuple[str, Labels]
+"""A counter's series: metric name and labels."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One good answer of a source.
+
+    Attributes:
+        source: name of the source, the value of the `source` label.
+        identity: what was read (engine, table, filter). Readings of another identity are not comparable, so they are
+            neither shown nor used to carry counters on.
+        read_at: when the source last confirmed these values.
+        queried_at: when the values were computed; older than `read_at` when the source said that nothing changed.
+        catalog: fingerprint of the catalogue that it was read for; for another one only `carries` still holds.
+        token: the source's mark of the state that was read; None when it has none, so that it is always asked.
+        observations: by metric name.
+        gaps: metrics that this source should give and cannot.
+        notes: other things an operator should know, such as rows that were left out.
+        facts: what `/health` says about the source: engine, table, rows, ...
+        carries: the counters' carry state, kept even for counters that are missing from this reading.
+        valid_until: when the values have to be computed again even if nothing changed; None for never.
+    """
+
+    source: str
+    identity: str
+    catalog: str
+    read_at: float
+    queried_at: float
+    token: str | None
+    observations: Mapping[str, Observation]
+    gaps: tuple[Gap, ...] = ()
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, str | int | float | bool | None] = field(default_factory=lambda: _NOTHING)
+    carries: Mapping[CounterKey, Carry] = field(default_factory=lambda: _NOTHING)
+    valid_until: float | None = None
+
+
+@dataclass(frozen=True)
+class SourceStatus:
+    """How a source is doing.
+
+    Attributes:
+        up: whether the last refresh succeeded; None before the first one has ended.
+        last_success_at: when the last good reading was made, in this process or before a restart; None if never.
+        age_seconds: how old that reading is, by a clock that cannot step back.
+        held: a reading from before the current failure is still shown.
+        refreshes, failures: counts since the process started; failures by reason.
+        duration_seconds: how long the last finished refresh took.
+        error, reason: the last failure; None while up.
+        busy_seconds: how long a call that missed its deadline has been running; None when there is none.
+        next_refresh_in_seconds: time until the source is asked again.
+    """
+
+    name: str
+    up: bool | None = None
+    last_attempt_at: float | None = None
+    last_success_at: float | None = None
+    age_seconds: float | None = None
+    held: bool = False
+    refreshes: int = 0
+    failures: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
+    duration_seconds: float | None = None
+    error: str | None = None
+    reason: str | None = None
+    busy_seconds: float | None = None
+    next_refresh_in_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that is known at `at`. `readings` holds, by source name, only readings that are still good to show."""
+
+    at: float
+    statuses: tuple[SourceStatus, ...]
+    readings: Mapping[str, Reading]
+    telemetry: Mapping[str, tuple[Sample, ...]] = field(default_factory=lambda: _NOTHING)
+    """The sources' own counters (queries, bytes billed, requests) by metric name."""
+    state_problem: str | None = None
+    """Why state does not survive a restart; None when it does."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether every source has been tried at least once."""
+        return all(status.up is not None for status in self.statuses)
+
+
+def carry_on(previous: Mapping[CounterKey, Carry], key: CounterKey, raw: float) -> Carry:
+    """The carry state after the source counted `raw`: what it no longer counts goes into the offset."""
+    before = previous.get(key)
+    if before is None:
+        return Carry(raw, 0.0)
+    return Carry(raw, before.offset + max(0.0, before.raw - raw))

@@ -1,0 +1,61 @@
+"""Where metrics come from. A source is one module here plus one line in `build_sources`."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from exporter.catalog import Catalog
+from exporter.ledger import Ledger
+from exporter.settings import Settings
+from exporter.snapshot import Reading, Sample
+
+
+class Source(Protocol):
+    """Something that can be read at every refresh.
+
+    `read` runs on a thread that belongs to this source alone, never twice at a time; `telemetry` and `interrupt` are
+    called from other threads while it runs. Building a source opens no connection.
+    """
+
+    name: str
+    """Value of the `source` label."""
+    identity: str
+    """What is read; a Reading of another identity says nothing about this source."""
+    timeout_seconds: float
+    """Overall deadline of one `read`."""
+
+    def read(self, previous: Reading | None) -> Reading:
+        """Ask the source once, within `timeout_seconds`.
+
+        Args:
+            previous: the last good reading of this source, if there is one: it says what need not be asked again.
+
+        Raises:
+            SourceError: nothing else, unless there is a bug.
+        """
+        ...
+
+    def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
+        """The source's own counters by metric name, for example its queries by outcome."""
+        ...
+
+    def interrupt(self) -> None:
+        """Make a `read` that is under way end soon. Returns at once; harmless when there is none."""
+        ...
+
+    def close(self) -> None:
+        """Give connections back. Called once, when no `read` will follow."""
+        ...
+
+
+def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple[Source, ...]:
+    """The sources that these settings ask for. Imports only the drivers that are needed."""
+    sources: list[Source] = []
+    if settings.uses_bigquery:
+        from exporter.sources.bigquery import BigQueryAudit
+
+        sources.append(BigQueryAudit(settings, catalog))
+    else:
+        from exporter.sources.duckdb import DuckDBAudit
+
+        sources.append(DuckDBAudit(settings, catalog))
+    return tuple(sources)

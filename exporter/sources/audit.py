@@ -1,0 +1,400 @@
+"""The audit-log query, built from the catalogue, and what its one row means. Shared by both engines; does no I/O.
+
+The query is written once, in BigQuery's dialect (GoogleSQL), and reads the table once. Rows are first grouped by
+timestamp and then reduced to the newest value of every column (`MAX_BY`), so that rows with equal timestamps give the
+same answer every time: the larger value wins, as TRUE does for a flag.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from exporter.catalog import Catalog, CountRows, MetricSpec, NewestColumn
+from exporter.errors import BadData
+from exporter.settings import Settings
+from exporter.snapshot import Gap, Observation, Sample
+
+SOURCE_NAME: Final = "audit"
+
+FLOAT_MAX: Final = 1.7976931348623157e308
+"""Largest finite FLOAT64: a comparison with it drops infinities, and NaN in both engines."""
+HOUR_US: Final = 3_600_000_000
+
+NUMBER_TYPES: Final = frozenset({"FLOAT64", "INT64", "NUMERIC", "BIGNUMERIC"})
+TIME_TYPES: Final = frozenset({"TIMESTAMP", "DATETIME", "DATE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column that the table has: name as the table spells it, GoogleSQL type (`ARRAY<…>` for repeated ones)."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A query parameter: name without `@`, GoogleSQL type, value."""
+
+    name: str
+    type: str
+    value: str | float | int
+
+
+@dataclass(frozen=True, slots=True)
+class GaugeOutput:
+    """Output columns `v<index>`, `t<index>` (and `b<index>` for text): a column's newest value, for these metrics."""
+
+    index: int
+    column: str
+    metrics: tuple[str, ...]
+    is_text: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CountOutput:
+    """Output columns `k<index>`: a metric's counts by label value."""
+
+    metric: str
+    label: str
+    indexes: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """The query and what is needed to read its row; `gaps` are the metrics that this table cannot give."""
+
+    sql: str
+    parameters: tuple[Parameter, ...]
+    gauges: tuple[GaugeOutput, ...]
+    counts: tuple[CountOutput, ...]
+    gaps: tuple[Gap, ...]
+    missing_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditAnswer:
+    """The query's row as typed values. Times are Unix seconds."""
+
+    observations: Mapping[str, Observation]
+    gaps: tuple[Gap, ...]
+    notes: tuple[str, ...]
+    rows: int
+    last_record_at: float | None
+    first_future_at: float | None
+
+
+def audit_identity(settings: Settings, engine: str, place: str) -> str:
+    """What an audit reading was made of: a short digest of the engine, the table and the filter."""
+    return hashlib.sha256(json.dumps([engine, place, settings.audit_env]).encode()).hexdigest()[:16]
+
+
+def horizon_us(now: float) -> int:
+    """The newest timestamp that counts, in microseconds: later rows are dated in the future.
+
+    One to two hours ahead, rounded to the hour, so that a restarted exporter sends the same text and parameters and
+    BigQuery's result cache can answer for free.
+    """
+    return (int(now * 1_000_000) // HOUR_US + 2) * HOUR_US
+
+
+def build_query(
+    catalog: Catalog,
+    columns: Sequence[Column],
+    *,
+    table: str,
+    env: str | None,
+    now: float,
+    filters: Sequence[str] = (),
+    filter_parameters: Sequence[Parameter] = (),
+) -> AuditQuery:
+    """Build the query for the columns that the table really has.
+
+    Args:
+        columns: the table's columns.
+        table: quoted name of the table, as the FROM clause takes it.
+        env: keep only rows whose env column has this value; None for all rows.
+        now: Unix seconds; rows later than `horizon_us` of it give no gauge.
+        filters: more conditions, such as the one on the partitioning column, with their parameters.
+
+    Raises:
+        BadData: the timestamp column, or the env column that a filter needs, is missing or of a type that cannot work.
+    """
+    builder = _QueryBuilder(catalog, columns)
+    return builder.build(table, env, now, filters, filter_parameters)
+
+
+class _QueryBuilder:
+    """Collects the three stages: `log`, each row's columns as numbers, flags and texts; `moments`, one row for each
+    timestamp; and the answer, one row in all."""
+
+    def __init__(self, catalog: Catalog, columns: Sequence[Column]) -> None:
+        self.catalog = catalog
+        self.columns = {column.name.lower(): column for column in columns}
+        self.parameters: list[Parameter] = []
+        self.log: dict[str, str] = {}
+        self.moments: list[str] = []
+        self.answer: list[str] = []
+
+    def build(
+        self, table: str, env: str | None, now: float, filters: Sequence[str], filter_parameters: Sequence[Parameter]
+    ) -> AuditQuery:
+        conditions = list(filters)
+        self.parameters += filter_parameters
+        moment = self.moment()
+        if env is not None:
+            conditions.append(self.env_filter(env))
+        self.parameter("horizon", "INT64", horizon_us(now))
+        self.parameter("float_max", "FLOAT64", FLOAT_MAX)
+        self.moments.append("COUNT(*) AS `n`")
+        self.answer += [
+            "SUM(IF(`at` IS NULL, 0, `n`)) AS `rows`",
+            "MAX(IF(`at` <= @horizon, `at`, NULL)) AS `newest`",
+            "SUM(IF(`at` IS NULL, `n`, 0)) AS `undated`",
+            "SUM(IF(`at` > @horizon, `n`, 0)) AS `future`",
+            "MIN(IF(`at` > @horizon, `at`, NULL)) AS `first_future`",
+        ]
+        gaps: list[Gap] = []
+        metrics_by_column: dict[str, list[str]] = {}
+        counts: list[CountOutput] = []
+        for metric, origin in self.catalog.audit_metrics():
+            reason = self.cannot(origin)
+            if reason:
+                gaps.append(Gap(metric.name, reason))
+            elif isinstance(origin, NewestColumn):
+                metrics_by_column.setdefault(origin.column.lower(), []).append(metric.name)
+            else:
+                counts.append(self.count(metric, origin, sum(len(known.indexes) for known in counts)))
+        gauges = tuple(
+            self.newest(index, self.columns[name], tuple(names))
+            for index, (name, names) in enumerate(metrics_by_column.items())
+        )
+        where = f"\n  WHERE {' AND '.join(conditions)}" if conditions else ""
+        log = [f"{moment} AS `at`", *(f"{expression} AS {alias}" for expression, alias in self.log.items())]
+        sql = (
+            f"WITH log AS (\n  SELECT\n    {_lines(log, 4)}\n  FROM {table}{where}\n), moments AS (\n"
+            f"  SELECT\n    `at`,\n    {_lines(self.moments, 4)}\n  FROM log\n  GROUP BY `at`\n)\n"
+            f"SELECT\n  {_lines(self.answer, 2)}\nFROM moments"
+        )
+        absent = tuple(name for name in self.catalog.audit_columns() if name.lower() not in self.columns)
+        return AuditQuery(sql, tuple(self.parameters), gauges, tuple(counts), tuple(gaps), absent)
+
+    def in_log(self, expression: str) -> str:
+        """The alias of an expression over a row; the same expression is written once."""
+        return self.log.setdefault(expression, f"`e{len(self.log)}`")
+
+    # -- parts of the query ----------------------------------------------------------------------------------------
+
+    def parameter(self, name: str, kind: str, value: str | float | int) -> str:
+        self.parameters.append(Parameter(name, kind, value))
+        return f"@{name}"
+
+    def moment(self) -> str:
+        """The row's time in microseconds since 1970; NULL where there is none."""
+        name = self.catalog.audit.timestamp
+        column = self.columns.get(name.lower())
+        if column is None:
+            raise BadData(
+                f"The audit table has no column {name!r}, which says when a row was recorded. Name the right column in "
+                "the catalogue (audit.timestamp), or add it with `python -m exporter init-audit`."
+            )
+        quoted = quote(column.name)
+        if column.type == "TIMESTAMP":
+            return f"UNIX_MICROS({quoted})"
+        if column.type in ("DATETIME", "DATE"):
+            return f"UNIX_MICROS(TIMESTAMP({quoted}))"
+        if column.type == "STRING":
+            return f"UNIX_MICROS(SAFE_CAST({quoted} AS TIMESTAMP))"
+        raise BadData(
+            f"The audit table's column {column.name!r} has type {column.type}; a row's time must be TIMESTAMP, "
+            "DATETIME, DATE, or a STRING that holds one."
+        )
+
+    def env_filter(self, env: str) -> str:
+        name = self.catalog.audit.env
+        column = self.columns.get(name.lower()) if name else None
+        if column is None:
+            raise BadData(
+                f"AUDIT_ENV is {env!r}, but the audit table has no column {name or 'env'!r} to filter on. Unset "
+                "AUDIT_ENV, or name the column in the catalogue (audit.env)."
+            )
+        if column.type != "STRING":
+            raise BadData(f"AUDIT_ENV filters on column {column.name!r}, which has type {column.type}, not STRING.")
+        return f"{quote(column.name)} = {self.parameter('env', 'STRING', env)}"
+
+    def cannot(self, origin: NewestColumn | CountRows) -> str | None:
+        """Why the table cannot give this, or None if it can."""
+        wanted = [(origin.column, self.readable(origin))]
+        if isinstance(origin, CountRows) and origin.where:
+            wanted.append((origin.where, NUMBER_TYPES | {"BOOL", "STRING"}))
+        for name, types in wanted:
+            column = self.columns.get(name.lower())
+            if column is None:
+                return f"the table has no column {name}"
+            if column.type not in types:
+                return f"column {name} has type {column.type}, which cannot be read as {self.meaning(origin)}"
+        return None
+
+    @staticmethod
+    def readable(origin: NewestColumn | CountRows) -> frozenset[str]:
+        if isinstance(origin, NewestColumn) or is_flag(origin):
+            return NUMBER_TYPES | {"BOOL", "STRING"}
+        return frozenset({"STRING", "BOOL", "INT64"})
+
+    @staticmethod
+    def meaning(origin: NewestColumn | CountRows) -> str:
+        return "a number" if isinstance(origin, NewestColumn) else "one of " + ", ".join(v for _, v in origin.values)
+
+    def newest(self, index: int, column: Column, metrics: tuple[str, ...]) -> GaugeOutput:
+        """Add the newest value of a column: value `v`, its time `t`, and for text the count `b` of unreadable rows."""
+        number = self.in_log(as_number(column))
+        conditions = ["`at` <= @horizon", f"ABS({number}) <= @float_max", *self.sentinels(column)]
+        self.moments.append(f"MAX(IF({' AND '.join(conditions)}, {number}, NULL)) AS `x{index}`")
+        self.answer += [
+            f"MAX_BY(`x{index}`, IF(`x{index}` IS NULL, NULL, `at`)) AS `v{index}`",
+            f"MAX(IF(`x{index}` IS NULL, NULL, `at`)) AS `t{index}`",
+        ]
+        is_text = column.type == "STRING"
+        if is_text:
+            self.moments.append(f"COUNTIF({self.in_log(as_text(column))} != '' AND {number} IS NULL) AS `y{index}`")
+            self.answer.append(f"SUM(IF(`at` IS NULL, 0, `y{index}`)) AS `b{index}`")
+        return GaugeOutput(index, column.name, metrics, is_text)
+
+    def sentinels(self, column: Column) -> list[str]:
+        """Conditions that are false in rows whose values together mean that this column's is missing."""
+        found = []
+        for number, sentinel in enumerate(self.catalog.audit.missing):
+            held = [self.columns.get(name.lower()) for name, _ in sentinel]
+            present = [one for one in held if one is not None and one.type in NUMBER_TYPES | {"STRING"}]
+            if column not in present or len(present) < len(sentinel):
+                continue
+            parts = []
+            for position, (one, (_, value)) in enumerate(zip(present, sentinel, strict=True)):
+                name = f"missing{number}_{position}"
+                if all(parameter.name != name for parameter in self.parameters):
+                    self.parameter(name, "FLOAT64", value)
+                parts.append(f"{self.in_log(as_number(one))} = @{name}")
+            found.append(f"NOT IFNULL({' AND '.join(parts)}, FALSE)")
+        return found
+
+    def count(self, metric: MetricSpec, origin: CountRows, start: int) -> CountOutput:
+        """Add one count `k` for each label value."""
+        column = self.columns[origin.column.lower()]
+        also = f" AND {self.in_log(as_flag(self.columns[origin.where.lower()]))}" if origin.where else ""
+        indexes = []
+        for index, (label_value, wanted) in enumerate(origin.values, start):
+            if is_flag(origin):
+                matches = ("" if wanted == "true" else "NOT ") + self.in_log(as_flag(column))
+            else:
+                matches = f"{self.in_log(as_text(column))} = {self.parameter(f'value{index}', 'STRING', wanted)}"
+            self.moments.append(f"COUNTIF({matches}{also}) AS `c{index}`")
+            self.answer.append(f"SUM(IF(`at` IS NULL, 0, `c{index}`)) AS `k{index}`")
+            indexes.append((label_value, index))
+        return CountOutput(metric.name, metric.labels[0], tuple(indexes))
+
+
+def _lines(parts: Sequence[str], indent: int) -> str:
+    return (",\n" + " " * indent).join(parts)
+
+
+def is_flag(origin: CountRows) -> bool:
+    """Whether the rows are counted by a yes-or-no column."""
+    return all(wanted in ("true", "false") for _, wanted in origin.values)
+
+
+def quote(name: str) -> str:
+    """A column name, validated by the catalogue or spelled by the table itself, quoted for GoogleSQL."""
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+def as_number(column: Column) -> str:
+    """The column as FLOAT64; NULL where a text holds no number."""
+    quoted = quote(column.name)
+    if column.type == "FLOAT64":
+        return quoted
+    if column.type == "BOOL":
+        return f"CAST(CAST({quoted} AS INT64) AS FLOAT64)"
+    if column.type == "STRING":
+        return (
+            f"CASE LOWER(TRIM({quoted})) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 "
+            f"ELSE SAFE_CAST(TRIM({quoted}) AS FLOAT64) END"
+        )
+    return f"CAST({quoted} AS FLOAT64)"
+
+
+def as_flag(column: Column) -> str:
+    """The column as BOOL; NULL where it says neither yes nor no."""
+    quoted = quote(column.name)
+    if column.type == "BOOL":
+        return quoted
+    if column.type == "STRING":
+        return (
+            f"CASE LOWER(TRIM({quoted})) WHEN 'true' THEN TRUE WHEN '1' THEN TRUE "
+            "WHEN 'false' THEN FALSE WHEN '0' THEN FALSE END"
+        )
+    return f"{quoted} != 0"
+
+
+def as_text(column: Column) -> str:
+    """The column as lower-case text without surrounding blanks."""
+    return f"LOWER(TRIM(CAST({quote(column.name)} AS STRING)))"
+
+
+def read_row(query: AuditQuery, row: Mapping[str, Any]) -> AuditAnswer:
+    """Turn the query's one row into observations. What is NULL or not finite gives no sample.
+
+    Raises:
+        BadData: a value has a type that the query cannot have produced.
+    """
+    newest = _time(row, "newest")
+    observations: dict[str, Observation] = {}
+    gaps = list(query.gaps)
+    notes = []
+    for gauge in query.gauges:
+        value = _number(row, f"v{gauge.index}")
+        for metric in gauge.metrics:
+            if value is None:
+                gaps.append(Gap(metric, f"column {gauge.column} holds no value yet"))
+            else:
+                observations[metric] = Observation((Sample((), value),), _time(row, f"t{gauge.index}"))
+        unreadable = _count(row, f"b{gauge.index}") if gauge.is_text else 0
+        if unreadable:
+            notes.append(f"column {gauge.column}: {_rows(unreadable)} with text that is not a number, left out")
+    for count in query.counts:
+        samples = tuple(
+            Sample(((count.label, value),), float(_count(row, f"k{index}"))) for value, index in count.indexes
+        )
+        observations[count.metric] = Observation(samples, newest)
+    future, undated = _count(row, "future"), _count(row, "undated")
+    if future:
+        notes.append(f"{_rows(future)} dated in the future: counted, but they give no gauge until their time has come")
+    if undated:
+        notes.append(f"{_rows(undated)} without a usable timestamp, left out")
+    return AuditAnswer(observations, tuple(gaps), tuple(notes), _count(row, "rows"), newest, _time(row, "first_future"))
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
+
+
+def _number(row: Mapping[str, Any], name: str) -> float | None:
+    value = row[name]
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise BadData(f"The audit query returned {type(value).__name__} for {name}, not a number.") from error
+    return number if math.isfinite(number) else None
+
+
+def _count(row: Mapping[str, Any], name: str) -> int:
+    return int(_number(row, name) or 0)
+
+
+def _time(row: Mapping[str, Any], name: str) -> float | None:
+    micros = _number(row, name)
+    return None if micros is None else micros / 1_000_000
