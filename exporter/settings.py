@@ -362,7 +362,8 @@ VARIABLES: Final = (
         parse_audit_url,
         "",
         "Embedded audit log: `duckdb:///path/audit.duckdb` (three slashes: absolute), `duckdb:audit.duckdb` "
-        "(relative), or a path or glob of `.parquet`, `.csv` or `.jsonl` files. Unset: `audit.duckdb` in the working directory. "
+        "(relative), or a path or glob of `.parquet`, `.csv` or `.jsonl` files. Unset: `audit.duckdb` in the working "
+        "directory. "
         "Wins over BigQuery when both are set.",
     ),
     Variable(
