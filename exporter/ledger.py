@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -228,7 +228,7 @@ def _sample_from_json(content: Any) -> Sample | HistogramSample:
     return HistogramSample(_labels(content[0]), tuple(int(count) for count in content[1]), float(content[2]))
 
 
-def _labels(content: Mapping[str, Any] | Any) -> tuple[tuple[str, str], ...]:
+def _labels(content: Any) -> tuple[tuple[str, str], ...]:
     return tuple((str(name), str(value)) for name, value in content)
 
 

@@ -47,7 +47,7 @@ class Source(Protocol):
         ...
 
 
-def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple[Source, ...]:
+def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple[Source, ...]:  # noqa: ARG001
     """The sources that these settings ask for. Imports only the drivers that are needed."""
     sources: list[Source] = []
     if settings.uses_bigquery:

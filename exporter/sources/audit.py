@@ -15,7 +15,7 @@ from typing import Any, Final
 from exporter.catalog import Catalog, CountRows, MetricSpec, NewestColumn
 from exporter.errors import BadData
 from exporter.settings import Settings
-from exporter.snapshot import Gap, Observation, Sample
+from exporter.snapshot import Gap, Observation, Reading, Sample
 
 SOURCE_NAME: Final = "audit"
 
@@ -374,6 +374,31 @@ def read_row(query: AuditQuery, row: Mapping[str, Any]) -> AuditAnswer:
     if undated:
         notes.append(f"{_rows(undated)} without a usable timestamp, left out")
     return AuditAnswer(observations, tuple(gaps), tuple(notes), _count(row, "rows"), newest, _time(row, "first_future"))
+
+
+def still_good(
+    previous: Reading | None, *, identity: str, catalog: str, token: str | None, now: float, max_age: float
+) -> bool:
+    """Whether the previous reading is what the query would answer now, so that it need not run.
+
+    `token` is the source's mark of the table's present state, None where it has none. Times are Unix seconds.
+    """
+    return (
+        previous is not None
+        and token is not None
+        and (previous.identity, previous.catalog, previous.token) == (identity, catalog, token)
+        and 0 <= now - previous.queried_at < max_age
+        and (previous.valid_until is None or now < previous.valid_until)
+    )
+
+
+def recompute_at(answer: AuditAnswer) -> float | None:
+    """When the query would answer something else although the table did not change: when the first row that is dated
+    in the future comes within `horizon_us`."""
+    if answer.first_future_at is None:
+        return None
+    first_us = math.ceil(answer.first_future_at * 1_000_000)
+    return (math.ceil(first_us / HOUR_US) - 2) * HOUR_US / 1_000_000
 
 
 def _rows(count: int) -> str:

@@ -116,6 +116,7 @@ class DeadlineAdapter(HTTPAdapter):
             response = super().send(request, **kwargs)
             response._content = self._body(response)
             response._content_consumed = True  # type: ignore[attr-defined]
+            self.remaining()  # what a shut-down socket left behind can look like a short, complete answer
         except (requests.RequestException, OSError) as error:
             if self._interrupted or (self._end is not None and self._clock() >= self._end):
                 raise self._too_late() from error

@@ -1,0 +1,131 @@
+"""The command line: python -m exporter serve | once | check | init-audit.
+
+Exit codes: 0 done; 1 something asked for did not work (a source is down, a check failed); 2 settings, catalogue or
+arguments cannot be used.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from exporter import __version__
+from exporter.catalog import Catalog, load_catalog
+from exporter.errors import ConfigError, SourceError
+from exporter.logs import configure_logging
+from exporter.settings import VARIABLES, Settings, secrets_of
+
+EPILOG = """\
+Everything is configured by environment variables. The most useful ones:
+
+{variables}
+
+All of them, with their defaults: docs/configuration.md.
+
+Examples:
+  python -m exporter serve                                   sample data in ./audit.duckdb, on port 9101
+  AUDIT_URL='logs/*.parquet' python -m exporter once         what a table of files would expose
+  GOOGLE_CLOUD_PROJECT=my-project python -m exporter check   is BigQuery ready, and what would a query bill
+"""
+SHOWN_IN_HELP = ("GOOGLE_CLOUD_PROJECT", "GOOGLE_APPLICATION_CREDENTIALS", "AUDIT_TABLE", "AUDIT_URL", "EXPORTER_PORT")
+
+log = logging.getLogger("exporter")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = Settings.from_env(os.environ)
+        configure_logging(settings.log_level, settings.log_format, secrets_of(os.environ))
+        catalog = load_catalog(settings.catalog_path)
+        return int(options.run(options, settings, catalog))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except SourceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader (head, grep -q) has what it wanted. Point stdout elsewhere, or its flush at exit fails again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m exporter",
+        description="Turns a pipeline's audit log, and what its Airflow knows, into Prometheus metrics.",
+        epilog=EPILOG.format(variables=_variables()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mlops-exporter {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve /metrics and /health until stopped; refreshes in the background")
+    serve.set_defaults(run=_serve)
+    once = commands.add_parser("once", help="refresh once, print the exposition, exit 1 if a source failed")
+    once.add_argument("--openmetrics", action="store_true", help="print OpenMetrics instead of the text format")
+    once.set_defaults(run=_once)
+    check = commands.add_parser("check", help="try everything a refresh needs, print what is missing; bills nothing")
+    check.set_defaults(run=_check)
+    init = commands.add_parser(
+        "init-audit", help="create the audit table, or add the columns it lacks; never drops or changes anything"
+    )
+    init.add_argument(
+        "--location", default=None, help="region of a BigQuery dataset that has to be created, such as EU (default: US)"
+    )
+    init.set_defaults(run=_init_audit)
+    return parser
+
+
+def _variables() -> str:
+    shown = [variable for variable in VARIABLES if variable.name in SHOWN_IN_HELP]
+    return "\n".join(f"  {variable.name:<32}{variable.help.split('. ')[0].rstrip('.')}" for variable in shown)
+
+
+def _serve(_options: argparse.Namespace, settings: Settings, _catalog: Catalog) -> int:
+    from exporter.server import serve
+
+    serve(settings)
+    return 0
+
+
+def _once(options: argparse.Namespace, settings: Settings, catalog: Catalog) -> int:
+    from exporter.server import build_refresher
+
+    refresher = build_refresher(settings, catalog)
+    try:
+        state = refresher.run_once()
+    finally:
+        refresher.stop()
+    body = state.exposition.openmetrics if options.openmetrics else state.exposition.text
+    sys.stdout.write(body.decode())
+    sys.stdout.flush()
+    return 0 if all(status.up for status in state.snapshot.statuses) else 1
+
+
+def _check(_options: argparse.Namespace, settings: Settings, catalog: Catalog) -> int:
+    from exporter.check import PROBLEM, check, table
+
+    findings = list(check(settings, catalog))
+    print(table(findings))
+    return 1 if any(finding.state == PROBLEM for finding in findings) else 0
+
+
+def _init_audit(options: argparse.Namespace, settings: Settings, catalog: Catalog) -> int:
+    if settings.uses_bigquery:
+        from exporter.sources.bigquery_init import init_bigquery
+
+        report = init_bigquery(settings, catalog, options.location)
+    else:
+        from exporter.sources.duckdb_init import init_duckdb
+
+        report = init_duckdb(settings, catalog)
+    print(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""`python -m exporter check`: everything that a refresh needs, tried once, without billing anything."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from exporter.catalog import Catalog
+from exporter.errors import SourceError
+from exporter.ledger import Ledger
+from exporter.settings import MIN_BYTES_BILLED, Settings
+from exporter.snapshot import Gap
+
+OK: Final = "ok"
+WARNING: Final = "warning"
+PROBLEM: Final = "PROBLEM"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the table: what was looked at, how it is (OK, WARNING or PROBLEM), and the detail."""
+
+    subject: str
+    state: str
+    detail: str
+
+
+def check(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
+    """Look at everything in turn; what fails is a finding, never an exception."""
+    yield Finding("settings", OK, "every variable can be used")
+    for warning in settings.warnings:
+        yield Finding("settings", WARNING, warning)
+    where = str(settings.catalog_path or "built-in")
+    yield Finding("catalogue", OK, f"{where}: {len(catalog.metrics)} metrics")
+    ledger = Ledger.open(settings.state_dir)
+    yield Finding("state folder", WARNING if ledger.problem else OK, ledger.problem or str(settings.state_dir))
+    ledger.close()
+    if settings.uses_bigquery:
+        yield from _bigquery(settings, catalog)
+    else:
+        yield from _duckdb(settings, catalog)
+
+
+def _bigquery(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
+    from exporter.sources.bigquery import ALWAYS_QUERIED, BigQueryAudit
+
+    source = BigQueryAudit(settings, catalog)
+    try:
+        plan = source.plan()
+    except SourceError as error:
+        yield Finding("audit log", PROBLEM, f"{error.reason}: {error}")
+        return
+    finally:
+        source.close()
+    rows = "" if plan.rows is None else f", {plan.rows} rows"
+    yield Finding("audit log", OK, f"BigQuery {plan.table_type.lower()} {source.table}{rows}, {plan.location}")
+    yield from _gaps(plan.query.gaps, plan.query.missing_columns)
+    billed = max(plan.bytes_processed, MIN_BYTES_BILLED)
+    limit = settings.audit_max_bytes_billed
+    cost = f"a query processes {_mib(plan.bytes_processed)} and bills {_mib(billed)}"
+    when = (
+        "at every refresh"
+        if plan.table_type in ALWAYS_QUERIED
+        else (f"when the table changed, and every {settings.audit_max_query_age_seconds:g} s")
+    )
+    if billed > limit:
+        yield Finding("cost", PROBLEM, f"{cost}, more than AUDIT_MAX_BYTES_BILLED ({_mib(limit)}): it would be refused")
+    else:
+        state = WARNING if plan.table_type in ALWAYS_QUERIED else OK
+        yield Finding("cost", state, f"{cost}, {when}; the limit is {_mib(limit)}")
+
+
+def _duckdb(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
+    from exporter.sources.duckdb import DuckDBAudit
+
+    source = DuckDBAudit(settings, catalog)
+    try:
+        reading = source.read(None)
+    except SourceError as error:
+        yield Finding("audit log", PROBLEM, f"{error.reason}: {error}")
+        return
+    finally:
+        source.close()
+    yield Finding("audit log", OK, f"{settings.embedded}: {reading.facts.get('rows')} rows")
+    for note in reading.notes:
+        yield Finding("audit log", WARNING, note)
+    missing = str(reading.facts.get("missing_columns") or "")
+    yield from _gaps(reading.gaps, tuple(name for name in missing.split(", ") if name))
+    yield Finding("cost", OK, "embedded: nothing is billed")
+
+
+def _gaps(gaps: Iterable[Gap], missing_columns: Iterable[str]) -> Iterator[Finding]:
+    missing = tuple(missing_columns)
+    if missing:
+        yield Finding("columns", WARNING, f"missing: {', '.join(missing)} (`python -m exporter init-audit` adds them)")
+    else:
+        yield Finding("columns", OK, "every column that the catalogue names is there")
+    for gap in gaps:
+        yield Finding(gap.metric, WARNING, gap.reason)
+
+
+def table(findings: Iterable[Finding]) -> str:
+    """The findings as aligned text."""
+    rows = [(finding.subject, finding.state, finding.detail) for finding in findings]
+    subject_width = max(len(row[0]) for row in rows)
+    state_width = max(len(row[1]) for row in rows)
+    return "\n".join(f"{subject:<{subject_width}}  {state:<{state_width}}  {detail}" for subject, state, detail in rows)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

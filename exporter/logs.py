@@ -1,0 +1,60 @@
+"""Logging, configured once: one line a record, as text or JSON, to standard error, with secrets blotted out."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable
+from typing import Final
+
+BLOT: Final = "[secret]"
+_QUIET: Final = ("urllib3", "google", "sqlglot", "werkzeug")
+
+
+class _Formatter(logging.Formatter):
+    """Formats a record and replaces every known secret, wherever in the record it came from."""
+
+    def __init__(self, secrets: Iterable[str], as_json: bool) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        self._secrets = tuple(secrets)
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = self._json(record) if self._as_json else super().format(record)
+        for secret in self._secrets:
+            line = line.replace(secret, BLOT)
+            if self._as_json:
+                line = line.replace(json.dumps(secret)[1:-1], BLOT)
+        return line
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 -- logging's name
+        """The record's time in UTC."""
+        return time.strftime(datefmt or "%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+
+    def _json(self, record: logging.LogRecord) -> str:
+        content = {
+            "time": self.formatTime(record, self.datefmt),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            content["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(content, ensure_ascii=False)
+
+
+def configure_logging(level: str, log_format: str, secrets: Iterable[str] = ()) -> None:
+    """Send all loggers to standard error.
+
+    Args:
+        level: name of the least level that is logged; libraries stay at WARNING unless it is DEBUG.
+        log_format: `text` or `json`.
+        secrets: strings that never appear in the output.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(secrets, log_format == "json"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "DEBUG" else logging.WARNING)

@@ -1,0 +1,475 @@
+"""The audit log in BigQuery, through Google's client.
+
+Each refresh asks for the table's metadata, which is free, and runs the query, which is billed, only when the metadata
+changed since the last answer, when the last query failed, or when AUDIT_MAX_QUERY_AGE_SECONDS have passed. Views and
+external tables are always queried: their metadata does not move when the data does.
+
+One refresh sends one `tables.get`, and for a query `jobs.insert`, `jobs.getQueryResults` and `jobs.get`. All of them
+share one deadline; a job that does not finish in time is cancelled.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import threading
+import time
+import typing
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from typing import Any, Final
+
+import google.auth
+import google.auth.credentials
+import google.auth.transport.requests
+import requests
+from google.api_core import exceptions as api
+from google.api_core.client_options import ClientOptions
+from google.auth import exceptions as auth
+from google.cloud import bigquery
+
+from exporter.catalog import Catalog
+from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
+from exporter.settings import Settings
+from exporter.snapshot import Reading, Sample
+from exporter.sources.audit import (
+    SOURCE_NAME,
+    AuditQuery,
+    Column,
+    Parameter,
+    audit_identity,
+    build_query,
+    quote,
+    read_row,
+    recompute_at,
+    still_good,
+)
+from exporter.sources.transport import DeadlineAdapter
+
+log = logging.getLogger(__name__)
+
+SCOPES: Final = ("https://www.googleapis.com/auth/bigquery",)
+OUTCOMES: Final = ("executed", "cached", "skipped")
+RETRY_SECONDS: Final = 8.0
+"""How long Google's client may repeat one call (its default is 600 s); the overall deadline holds above it."""
+CANCEL_SECONDS: Final = 2.0
+LABELS: Final = {"app": "mlops-exporter", "purpose": "audit-log"}
+"""Labels of every query job, by which its cost can be found in the billing export and INFORMATION_SCHEMA.JOBS."""
+ALWAYS_QUERIED: Final = frozenset({"VIEW", "MATERIALIZED_VIEW", "EXTERNAL"})
+FIRST_DAY: Final = "1900-01-01"
+"""Lower bound in the filter on the partitioning column, there for tables that refuse queries without one."""
+
+_LEGACY_TYPES: Final = {"FLOAT": "FLOAT64", "INTEGER": "INT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a refresh would run, for `check`: the query, and the bytes that BigQuery says it would process."""
+
+    query: AuditQuery
+    table_type: str
+    rows: int | None
+    location: str | None
+    bytes_processed: int
+
+
+class BigQueryAudit:
+    """The audit log, read from BigQuery. See `exporter.sources.Source`.
+
+    Args:
+        clock: Unix seconds.
+    """
+
+    name = SOURCE_NAME
+
+    def __init__(self, settings: Settings, catalog: Catalog, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._clock = clock
+        self._adapter = DeadlineAdapter(settings.audit_connect_timeout_seconds)
+        self._client: bigquery.Client | None = None
+        self._counts = dict.fromkeys(OUTCOMES, 0)
+        self._bytes_billed = 0
+        self._lock = threading.Lock()
+        self.timeout_seconds = settings.audit_timeout_seconds
+        name = settings.audit_table or catalog.audit.table
+        self.table = name if name.count(".") > 1 else f"{settings.google_project}.{name}"
+        self.identity = audit_identity(settings, "bigquery", self.table)
+
+    def read(self, previous: Reading | None) -> Reading:
+        """Look at the table, and query it if that is due. See `Source.read`."""
+        with self._errors(), self._adapter.deadline(self.timeout_seconds):
+            client = self._connected()
+            table = client.get_table(self.table, retry=self._retry(), timeout=self._adapter.remaining())
+            now = self._clock()
+            token = None if table.table_type in ALWAYS_QUERIED else _token(table)
+            if still_good(
+                previous,
+                identity=self.identity,
+                catalog=self._catalog.fingerprint,
+                token=token,
+                now=now,
+                max_age=self._settings.audit_max_query_age_seconds,
+            ):
+                assert previous is not None  # noqa: S101 -- still_good says so
+                self._count("skipped")
+                return dataclasses.replace(previous, read_at=now)
+            query = self._query_for(table, now)
+            row, job = self._run(client, query, table.location)
+            self._count("cached" if job.cache_hit else "executed", int(job.total_bytes_billed or 0))
+            answer = read_row(query, row)
+            return Reading(
+                source=self.name,
+                identity=self.identity,
+                catalog=self._catalog.fingerprint,
+                read_at=now,
+                queried_at=now,
+                token=token,
+                observations=answer.observations,
+                gaps=answer.gaps,
+                notes=answer.notes,
+                facts={
+                    "engine": "bigquery",
+                    "table": self.table,
+                    "rows": answer.rows,
+                    "last_record_at": answer.last_record_at,
+                    "missing_columns": ", ".join(query.missing_columns) or None,
+                },
+                valid_until=recompute_at(answer),
+            )
+
+    def plan(self) -> Plan:
+        """Validate everything a refresh needs and ask what the query would cost, without running it.
+
+        Raises:
+            SourceError: as `read`.
+        """
+        with self._errors(), self._adapter.deadline(self.timeout_seconds):
+            client = self._connected()
+            table = client.get_table(self.table, retry=self._retry(), timeout=self._adapter.remaining())
+            query = self._query_for(table, self._clock())
+            config = self._job_config(query)
+            config.dry_run = True
+            job = client.query(
+                query.sql,
+                job_config=config,
+                location=table.location,
+                retry=self._retry(),
+                job_retry=None,
+                timeout=self._adapter.remaining(),
+            )
+            return Plan(query, table.table_type, table.num_rows, table.location, int(job.total_bytes_processed or 0))
+
+    def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
+        """Queries by outcome, and bytes billed."""
+        with self._lock:
+            return {
+                "mlops_exporter_bigquery_queries_total": tuple(
+                    Sample((("outcome", outcome),), float(count)) for outcome, count in self._counts.items()
+                ),
+                "mlops_exporter_bigquery_bytes_billed_total": (Sample((), float(self._bytes_billed)),),
+            }
+
+    def interrupt(self) -> None:
+        """Cut off calls that are under way."""
+        self._adapter.interrupt()
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            self._client.close()  # type: ignore[no-untyped-call]  # Google's clients are typed in part
+
+    def client(self) -> bigquery.Client:
+        """Google's client with this source's deadline adapter, for `init-audit`."""
+        with self._errors():
+            return self._connected()
+
+    # -- parts of a refresh ----------------------------------------------------------------------------------------
+
+    def _connected(self) -> bigquery.Client:
+        """Google's client, made at the first use: finding credentials may read files and ask a metadata server."""
+        if self._client is None:
+            credentials = self._credentials()
+            tokens = requests.Session()
+            session = google.auth.transport.requests.AuthorizedSession(  # type: ignore[no-untyped-call]
+                credentials, auth_request=google.auth.transport.requests.Request(tokens)
+            )
+            for mounted in (tokens, session):
+                mounted.mount("https://", self._adapter)
+                mounted.mount("http://", self._adapter)
+            endpoint = self._settings.bigquery_emulator
+            self._client = bigquery.Client(
+                project=self._settings.google_project,
+                credentials=credentials,
+                _http=session,
+                client_options=ClientOptions(api_endpoint=endpoint) if endpoint else None,
+            )
+        return self._client
+
+    def _credentials(self) -> google.auth.credentials.Credentials:
+        if self._settings.bigquery_emulator:
+            return google.auth.credentials.AnonymousCredentials()  # type: ignore[no-untyped-call]
+        found: google.auth.credentials.Credentials
+        if self._settings.google_credentials:
+            path = str(self._settings.google_credentials)
+            found, _ = google.auth.load_credentials_from_file(path, scopes=SCOPES)  # type: ignore[no-untyped-call]
+        else:
+            found, _ = google.auth.default(scopes=SCOPES)
+        return found
+
+    def _query_for(self, table: bigquery.Table, now: float) -> AuditQuery:
+        columns = [Column(field.name, _type(field)) for field in table.schema]
+        filters, parameters = _filters(table, columns, self._catalog.audit.timestamp)
+        reference = table.reference
+        return build_query(
+            self._catalog,
+            columns,
+            table=quote(f"{reference.project}.{reference.dataset_id}.{reference.table_id}"),
+            env=self._settings.audit_env,
+            now=now,
+            filters=filters,
+            filter_parameters=parameters,
+        )
+
+    def _job_config(self, query: AuditQuery) -> bigquery.QueryJobConfig:
+        config = bigquery.QueryJobConfig(
+            query_parameters=[bigquery.ScalarQueryParameter(p.name, p.type, p.value) for p in query.parameters],
+            maximum_bytes_billed=self._settings.audit_max_bytes_billed,
+            use_query_cache=True,
+            use_legacy_sql=False,
+            labels=LABELS,
+        )
+        config.job_timeout_ms = int(self.timeout_seconds * 1000)
+        return config
+
+    def _run(
+        self, client: bigquery.Client, query: AuditQuery, location: str | None
+    ) -> tuple[Mapping[str, Any], bigquery.QueryJob]:
+        # The id is ours, so that a job whose insertion was never answered can still be found and cancelled.
+        job_id = f"mlops-exporter-{uuid.uuid4()}"
+        finished = False
+        try:
+            try:
+                job = client.query(
+                    query.sql,
+                    job_config=self._job_config(query),
+                    job_id=job_id,
+                    location=location,
+                    retry=self._retry(),
+                    job_retry=None,
+                    timeout=self._adapter.remaining(),
+                )
+            except api.Conflict:  # the first attempt got through after all, only its answer did not
+                found = client.get_job(
+                    job_id, location=location, retry=self._retry(), timeout=self._adapter.remaining()
+                )
+                job = typing.cast(bigquery.QueryJob, found)
+            rows = list(job.result(retry=self._retry(), job_retry=None, timeout=self._adapter.remaining()))
+            finished = True
+        except (api.ClientError, BadData):
+            finished = True  # BigQuery refused it or it ended: there is nothing to cancel
+            raise
+        finally:
+            if not finished:
+                self._cancel(client, job_id, location)
+        if len(rows) != 1:
+            raise BadData(f"The audit query returned {len(rows)} rows instead of one.")
+        return dict(rows[0].items()), job
+
+    def _cancel(self, client: bigquery.Client, job_id: str, location: str | None) -> None:
+        """Ask BigQuery to stop a job that nobody waits for any more. Best effort: jobTimeoutMs ends it too."""
+        with contextlib.suppress(SourceError, api.GoogleAPIError, auth.GoogleAuthError, requests.RequestException):
+            with self._adapter.deadline(CANCEL_SECONDS):
+                client.cancel_job(job_id, location=location, retry=self._retry(), timeout=CANCEL_SECONDS)
+            log.info("cancelled query job %s, which did not finish in time", job_id)
+
+    def _retry(self) -> Any:
+        """Google's own choice of what is worth repeating, bounded."""
+        seconds = min(RETRY_SECONDS, self.timeout_seconds / 2)
+        return bigquery.DEFAULT_RETRY.with_timeout(seconds).with_delay(initial=0.25, maximum=2.0, multiplier=2.0)
+
+    def _count(self, outcome: str, bytes_billed: int = 0) -> None:
+        with self._lock:
+            self._counts[outcome] += 1
+            self._bytes_billed += bytes_billed
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """The one place where the exceptions of Google's libraries and of requests become ours."""
+        try:
+            yield
+        except (SourceError, MemoryError):
+            raise
+        except (api.GoogleAPIError, auth.GoogleAuthError, requests.RequestException, FutureTimeout) as error:
+            raise self._translate(error) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # A body that is no JSON, or JSON of another shape, surfaces as one of these from inside the client.
+            raise BadData(
+                f"BigQuery's endpoint answered something that is not its API ({type(error).__name__}). Is a proxy or a "
+                "login page in between?"
+            ) from error
+
+    def _translate(self, error: Exception) -> SourceError:
+        if isinstance(error, api.RetryError) and error.cause is not None:
+            cause = error.cause
+            return self._translate(cause) if isinstance(cause, Exception) else SourceTimeout("BigQuery did not answer.")
+        if isinstance(error, auth.GoogleAuthError):
+            return self._auth_error(error)
+        if isinstance(error, api.GoogleAPICallError):
+            return self._api_error(error)
+        if isinstance(error, requests.exceptions.Timeout | FutureTimeout):
+            return SourceTimeout(f"BigQuery did not answer within {self.timeout_seconds:g} s.")
+        if isinstance(error, requests.exceptions.SSLError):
+            return SourceUnavailable("The TLS connection to BigQuery failed: is a proxy replacing certificates?")
+        if isinstance(error, requests.exceptions.ChunkedEncodingError | requests.exceptions.ContentDecodingError):
+            return SourceUnavailable("BigQuery's answer broke off in the middle.")
+        if isinstance(error, requests.exceptions.InvalidJSONError):
+            return BadData("BigQuery's endpoint answered something that is not JSON. Is a proxy in between?")
+        return SourceUnavailable(f"BigQuery cannot be reached ({type(error).__name__}). Is the network up?")
+
+    def _auth_error(self, error: auth.GoogleAuthError) -> SourceError:
+        if isinstance(error, auth.TransportError):
+            return SourceUnavailable("Google's token endpoint cannot be reached. Is the network up?")
+        path = self._settings.google_credentials
+        if isinstance(error, auth.RefreshError):
+            return SourceUnavailable(
+                "Google refused the credentials: the key was revoked, the service account disabled, or this machine's "
+                f"clock is wrong. Make a new key{f' and put it at {path}' if path else ''}.",
+                reason="auth",
+            )
+        if path is None:
+            message = (
+                "No Google credentials were found. Set GOOGLE_APPLICATION_CREDENTIALS to a service account's key file, "
+                "or run where a service account is attached."
+            )
+        elif not path.exists():
+            message = f"GOOGLE_APPLICATION_CREDENTIALS names {path}, which does not exist."
+        else:
+            message = f"GOOGLE_APPLICATION_CREDENTIALS names {path}, which is not a usable Google key file."
+        return SourceUnavailable(message, reason="auth")
+
+    def _api_error(self, error: api.GoogleAPICallError) -> SourceError:
+        reason = _first_reason(error)
+        said = _said(error)
+        if reason == "bytesBilledLimitExceeded":
+            return SourceUnavailable(
+                f"The query would bill more than AUDIT_MAX_BYTES_BILLED ({self._settings.audit_max_bytes_billed}) and "
+                f"was not run. Raise the limit, or partition the table. BigQuery said: {said}",
+                reason="quota",
+            )
+        if isinstance(error, api.TooManyRequests) or reason in ("rateLimitExceeded", "quotaExceeded"):
+            return SourceUnavailable(
+                f"BigQuery's quota is used up; the exporter asks less often for a while. BigQuery said: {said}",
+                reason="quota",
+                retry_after=_retry_after(error),
+            )
+        if isinstance(error, api.Unauthorized):
+            return SourceUnavailable(f"BigQuery did not accept the credentials. It said: {said}", reason="auth")
+        if isinstance(error, api.Forbidden):
+            if reason == "billingNotEnabled":
+                return SourceUnavailable(
+                    f"Billing is not enabled on project {self._settings.google_project}. BigQuery said: {said}",
+                    reason="permission",
+                )
+            if "bigquery.jobs.create" in said:
+                missing = f"bigquery.jobUser on project {self._settings.google_project}"
+            else:
+                missing = f"bigquery.dataViewer on the dataset of {self.table}"
+            return SourceUnavailable(
+                f"Permission denied: give the service account the role {missing}. BigQuery said: {said}",
+                reason="permission",
+            )
+        if isinstance(error, api.NotFound):
+            lowered = said.lower()
+            dataset = self.table.rpartition(".")[0]
+            if "not found: project" in lowered:
+                message = f"Project {self._settings.google_project} does not exist: check GOOGLE_CLOUD_PROJECT."
+            elif "not found: dataset" in lowered:
+                message = (
+                    f"Dataset {dataset} does not exist: check AUDIT_TABLE and the dataset's region, or create it with "
+                    "`python -m exporter init-audit`."
+                )
+            else:
+                message = (
+                    f"Table {self.table} does not exist: check AUDIT_TABLE, or create it with "
+                    "`python -m exporter init-audit`."
+                )
+            return SourceUnavailable(message, reason="not_found")
+        if isinstance(error, api.ServerError):
+            return SourceUnavailable(f"BigQuery answered {error.code}: {said}")
+        if reason in ("stopped", "timeout") or isinstance(error, api.GatewayTimeout):
+            return SourceTimeout(f"BigQuery stopped the query after {self.timeout_seconds:g} s.")
+        return BadData(f"BigQuery refused the query ({error.code}): {said}")
+
+
+def _token(table: bigquery.Table) -> str:
+    """A digest of all that moves in the free metadata when rows, columns or the table itself change."""
+    buffer = table.streaming_buffer
+    state = [
+        table.created and table.created.isoformat(),
+        table.modified and table.modified.isoformat(),
+        table.num_rows,
+        table.num_bytes,
+        [(field.name, field.field_type, field.mode) for field in table.schema],
+        buffer and [buffer.estimated_rows, buffer.estimated_bytes, str(buffer.oldest_entry_time)],
+    ]
+    return hashlib.sha256(json.dumps(state, default=str).encode()).hexdigest()[:24]
+
+
+def _type(field: bigquery.SchemaField) -> str:
+    """The field's GoogleSQL type; the API still says FLOAT, INTEGER, BOOLEAN and RECORD."""
+    name = _LEGACY_TYPES.get(field.field_type, field.field_type)
+    return f"ARRAY<{name}>" if field.mode == "REPEATED" else str(name)
+
+
+def _filters(
+    table: bigquery.Table, columns: list[Column], timestamp: str
+) -> tuple[tuple[str, ...], tuple[Parameter, ...]]:
+    """A filter on the partitioning column, which a table may insist on, and on the timestamp, since a view may hide
+    such a table. Rows that are in no partition yet (streaming buffer, NULL) are kept."""
+    types = {column.name.lower(): column.type for column in columns}
+    filters: list[str] = []
+    parameters: list[Parameter] = []
+
+    def at_least(column: str, kind: str, low: str | int, *, or_null: bool) -> None:
+        name = f"from{len(parameters)}"
+        condition = f"{quote(column)} >= @{name}"
+        filters.append(f"({condition} OR {quote(column)} IS NULL)" if or_null else condition)
+        parameters.append(Parameter(name, kind, low))
+
+    def since(column: str, kind: str, *, or_null: bool) -> None:
+        midnight = {"TIMESTAMP": " 00:00:00+00:00", "DATETIME": "T00:00:00", "DATE": ""}
+        if kind in midnight:
+            at_least(column, kind, FIRST_DAY + midnight[kind], or_null=or_null)
+
+    since(timestamp, types.get(timestamp.lower(), ""), or_null=False)
+    partitioning = table.time_partitioning
+    if partitioning is not None and partitioning.field is None:
+        since("_PARTITIONTIME", "TIMESTAMP", or_null=True)
+    elif partitioning is not None and partitioning.field.lower() != timestamp.lower():
+        since(partitioning.field, types.get(partitioning.field.lower(), ""), or_null=True)
+    if table.range_partitioning is not None:
+        at_least(table.range_partitioning.field, "INT64", -(2**63), or_null=True)
+    return tuple(filters), tuple(parameters)
+
+
+def _first_reason(error: api.GoogleAPICallError) -> str:
+    first = error.errors[0] if error.errors else None
+    return str(first.get("reason", "")) if isinstance(first, Mapping) else ""
+
+
+def _said(error: api.GoogleAPICallError) -> str:
+    """Google's own sentence: one line, bounded, without the request's URL."""
+    first = error.errors[0] if error.errors else None
+    text = first.get("message") if isinstance(first, Mapping) else None
+    line = " ".join(str(text or error.message or error.code).split())
+    return line if len(line) <= 300 else line[:299] + "…"
+
+
+def _retry_after(error: api.GoogleAPICallError) -> float | None:
+    response = error.response
+    text = response.headers.get("Retry-After", "") if response is not None and hasattr(response, "headers") else ""
+    return float(text) if text.isdigit() else None
