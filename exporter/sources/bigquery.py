@@ -333,6 +333,10 @@ class BigQueryAudit:
     def _auth_error(self, error: auth.GoogleAuthError) -> SourceError:
         if isinstance(error, auth.TransportError):
             return SourceUnavailable("Google's token endpoint cannot be reached. Is the network up?")
+        if isinstance(error, auth.InvalidOperation):
+            return SourceUnavailable(
+                "BigQuery did not accept the credentials, and they cannot be renewed.", reason="auth"
+            )
         path = self._settings.google_credentials
         if isinstance(error, auth.RefreshError):
             return SourceUnavailable(
