@@ -95,7 +95,7 @@ def reading(
         catalog=catalog.fingerprint,
         read_at=clock.wall(),
         queried_at=clock.wall(),
-        token="t",  # noqa: S106
+        token="t",
         observations=observations,
         gaps=gaps,
         facts={"engine": "scripted", "last_record_at": clock.wall() - 60},

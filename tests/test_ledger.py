@@ -127,7 +127,7 @@ def test_a_read_only_folder_is_a_problem_not_a_crash(tmp_path: Path, with_file: 
     if with_file:
         Ledger.open(folder).close()
     for path in (*tmp_path.parents, tmp_path):
-        if path.stat().st_mode & 0o005 != 0o005 and str(path).startswith("/tmp"):  # noqa: S108
+        if path.stat().st_mode & 0o005 != 0o005 and str(path).startswith("/tmp"):
             path.chmod(0o755)
     folder.chmod(0o555)
     ran = subprocess.run(
