@@ -196,7 +196,9 @@ def test_healthy_follows_the_loop_not_the_sources(client: FlaskClient, refresher
 
 def test_the_landing_page_links_and_shows_each_source(client: FlaskClient, refresher: Refresher, source, clock):
     class Links(HTMLParser):
-        found: list[str] = []
+        def __init__(self):
+            super().__init__()
+            self.found: list[str] = []
 
         def handle_starttag(self, tag, attrs):
             self.found += [value for name, value in attrs if name == "href"]

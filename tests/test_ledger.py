@@ -158,9 +158,14 @@ def test_a_full_disk_is_a_state_error_and_passes(tmp_path: Path, full: Reading):
 
 def test_a_transaction_that_fails_writes_nothing(tmp_path: Path, full: Reading):
     ledger = Ledger.open(tmp_path)
-    with pytest.raises(RuntimeError), ledger.transaction() as connection:
-        connection.execute("INSERT INTO reading VALUES ('audit', '{}')")
-        raise RuntimeError
+
+    def fail() -> None:
+        with ledger.transaction() as connection:
+            connection.execute("INSERT INTO reading VALUES ('audit', '{}')")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert ledger.load_reading("audit", "scripted") is None
     ledger.close()
 

@@ -83,6 +83,10 @@ def create_sample(path: Path, schema: str, table: str, now: float) -> bool:
             os.link(unfinished, path)  # unlike a rename, refuses to replace
         except FileExistsError:
             return False
+        except OSError:  # a file system without hard links
+            if path.exists():
+                return False
+            unfinished.rename(path)
     finally:
         unfinished.unlink(missing_ok=True)
     log.warning(
