@@ -32,7 +32,7 @@ AUDIT_BACKED = {
     "bike_training_runs_total",
 }
 FAST = {"EXPORTER_REFRESH_SECONDS": "1", "AUDIT_TIMEOUT_SECONDS": "1", "AUDIT_CONNECT_TIMEOUT_SECONDS": "1"}
-SECRET = "s3cr3t-planted-by-a-test-do-not-show"  # noqa: S105
+SECRET = "s3cr3t-planted-by-a-test-do-not-show"
 
 
 def bigquery_at(url: str) -> dict[str, str]:
