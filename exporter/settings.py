@@ -266,6 +266,8 @@ def parse_audit_url(text: str) -> AuditLocation | None:
             rest = "/" + rest.lstrip("/")
         if not rest.strip("/"):
             raise ValueError(expected)
+        if kind == "duckdb" and Path(rest).suffix.lower() in FILE_SUFFIXES:
+            raise ValueError(expected + " (leave `duckdb:` out before a file that is not a DuckDB database)")
         if kind != "file":
             return AuditLocation(kind, rest)
         text = rest
