@@ -219,6 +219,8 @@ def test_one_snapshot_gives_the_same_bytes_every_time():
     made = [list(families(SMALL, small_snapshot())) for _ in range(2)]
     stable = [[family for family in found if not PROCESS.match(family.name)] for found in made]
     assert render(stable[0]) == render(stable[1])
+    for body in (render(stable[0]).text_gzip, render(stable[0]).openmetrics_gzip):
+        assert body[4:8] == bytes(4), "gzip's header holds no time"
 
 
 def test_the_process_is_described_too():
