@@ -7,6 +7,7 @@ Every variable is one row of VARIABLES, from which `Settings.from_env`, the comm
 import difflib
 import json
 import re
+import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ MIN_BYTES_BILLED: Final = 10 * 1024 * 1024
 """BigQuery bills at least 10 MiB a query and refuses a lower `maximumBytesBilled`."""
 
 _PROJECT = re.compile(r"^(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]$")
+_USERINFO = re.compile(r"//.*@")
+"""The part of a URL that may hold a password."""
 _TABLE = re.compile(r"^(?:[A-Za-z0-9.:-]+\.)?[A-Za-z0-9_]+\.[\w-]+$")
 FILE_SUFFIXES: Final = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 DATABASE_SUFFIXES: Final = (".duckdb", ".db")
@@ -85,6 +88,18 @@ class Settings:
     google_project: str | None
     google_credentials: Path | None
     bigquery_emulator: str | None
+    airflow_url: str | None
+    airflow_username: str | None
+    airflow_password: Secret | None
+    airflow_token: Secret | None
+    airflow_api: str
+    airflow_dag_ids: tuple[str, ...]
+    airflow_max_dags: int
+    airflow_lookback_days: float
+    airflow_timeout_seconds: float
+    airflow_connect_timeout_seconds: float
+    airflow_verify_tls: bool
+    airflow_ca_file: Path | None
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -101,15 +116,24 @@ class Settings:
             try:
                 values[variable.field] = variable.parse(text or variable.default)
             except ValueError as error:
-                shown = "" if variable.secret else f", not {text!r}"
+                shown = "" if variable.secret else f", not {_USERINFO.sub('//…@', text)!r}"
                 problems.append(f"{variable.name}: expected {error}{shown}")
         for at_least, other in _ORDERED:
             _put_in_order(at_least, other, env, values, problems)
+        for here, other in (("username", "password"), ("password", "username")):
+            if values.get(f"airflow_{here}") and values.get(f"airflow_{other}", "") is None:
+                problems.append(f"AIRFLOW_{other.upper()}: expected a value, because AIRFLOW_{here.upper()} is set")
         if problems:
             raise ConfigError(problems)
         warnings = _unknown_variables(env)
         if values["google_project"] and values["audit_url"]:
             warnings.append("GOOGLE_CLOUD_PROJECT and AUDIT_URL are both set: AUDIT_URL wins, BigQuery is not read")
+        if values["airflow_token"] and values["airflow_username"]:
+            warnings.append("AIRFLOW_TOKEN and AIRFLOW_USERNAME are both set: the token is used, the password is not")
+        if values["airflow_username"] and not values["airflow_url"]:
+            warnings.append("AIRFLOW_USERNAME is set but AIRFLOW_BASE_URL is not: Airflow is not read")
+        if not values["airflow_verify_tls"]:
+            warnings.append("AIRFLOW_VERIFY_TLS is false: whoever stands between can read Airflow's password")
         return cls(**values, warnings=tuple(warnings))
 
     @property
@@ -167,9 +191,9 @@ def _path(text: str) -> Path | None:
     return None if text in ("", "none") else Path(text)
 
 
-def _number(low: float, high: float) -> Callable[[str], float]:
+def _number(low: float, high: float, unit: str = "seconds") -> Callable[[str], float]:
     def parse(text: str) -> float:
-        expected = f"a number of seconds from {low:g} to {high:.0f}"
+        expected = f"a number of {unit} from {low:g} to {high:.0f}"
         try:
             value = float(text)
         except ValueError:
@@ -226,6 +250,45 @@ def _emulator(text: str) -> str | None:
     if not re.fullmatch(r"https?://[A-Za-z0-9_.:\[\]-]+/?", url):
         raise ValueError("host:port or http://host:port")
     return url.rstrip("/")
+
+
+def _airflow_url(text: str) -> str | None:
+    """AIRFLOW_BASE_URL without what people copy along: a slash at the end, or the path of one API version."""
+    if not text:
+        return None
+    parts = urllib.parse.urlsplit(text)  # raises ValueError itself for a broken [address]
+    if "@" in parts.netloc:
+        raise ValueError("a URL without user and password: those go into AIRFLOW_USERNAME and AIRFLOW_PASSWORD")
+    try:
+        port_fits = parts.port is None or parts.port > 0
+    except ValueError:
+        port_fits = False
+    fits = parts.scheme in ("http", "https") and parts.hostname and port_fits and not (parts.query or parts.fragment)
+    if not fits or re.search(r"\s", text):
+        raise ValueError("http://host:port or https://host/path")
+    path = re.sub(r"/api(/v\d+)?$", "", parts.path.rstrip("/"))
+    return f"{parts.scheme}://{parts.netloc}{path}".rstrip("/")
+
+
+def _dag_ids(text: str) -> tuple[str, ...]:
+    ids = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if any(not re.fullmatch(r"[\w.-]{1,250}", dag) for dag in ids) and ids != ("*",):
+        raise ValueError("DAG ids separated by commas, or * alone")
+    return ids
+
+
+def _secret(text: str) -> Secret | None:
+    return Secret(text) if text else None
+
+
+def _header_secret(text: str) -> Secret | None:
+    if not re.fullmatch(r"[\x21-\x7e]*", text):
+        raise ValueError("a token: printable characters without spaces")
+    return _secret(text)
+
+
+def _flag(text: str) -> bool:
+    return _one_of("true", "false")(text) == "true"
 
 
 def parse_audit_url(text: str) -> AuditLocation | None:
@@ -400,11 +463,92 @@ VARIABLES: Final = (
         str(1024**3),
         "Refuse to run a query that would bill more bytes than this. BigQuery bills, and allows, no less than 10 MiB.",
     ),
+    Variable(
+        "AIRFLOW_BASE_URL",
+        "airflow_url",
+        _airflow_url,
+        "",
+        "Where Airflow's web server or API server is, path prefix included: `https://host/airflow`. Unset: Airflow is "
+        "not read. See [Airflow](airflow.md).",
+    ),
+    Variable(
+        "AIRFLOW_USERNAME",
+        "airflow_username",
+        _text,
+        "",
+        "User with Airflow's Viewer role. Goes with AIRFLOW_PASSWORD.",
+    ),
+    Variable("AIRFLOW_PASSWORD", "airflow_password", _secret, "", "That user's password.", secret=True),
+    Variable(
+        "AIRFLOW_TOKEN",
+        "airflow_token",
+        _header_secret,
+        "",
+        "A bearer token instead of user and password. It is not renewed.",
+        secret=True,
+    ),
+    Variable(
+        "AIRFLOW_API",
+        "airflow_api",
+        _one_of("auto", "v1", "v2"),
+        "auto",
+        "REST API version: `v1` for Airflow 2, `v2` for Airflow 3; `auto` asks the server.",
+    ),
+    Variable(
+        "AIRFLOW_DAG_IDS",
+        "airflow_dag_ids",
+        _dag_ids,
+        "",
+        "DAGs to watch, separated by commas; `*` for all. Unset: those that the catalogue takes XComs from.",
+    ),
+    Variable(
+        "AIRFLOW_MAX_DAGS",
+        "airflow_max_dags",
+        _integer(1, 2000),
+        "100",
+        "At most this many DAGs are watched; of more, the first by name.",
+    ),
+    Variable(
+        "AIRFLOW_LOOKBACK_DAYS",
+        "airflow_lookback_days",
+        _number(0, 3650, "days"),
+        "30",
+        "How far back finished runs are counted when a DAG is watched for the first time.",
+    ),
+    Variable(
+        "AIRFLOW_TIMEOUT_SECONDS",
+        "airflow_timeout_seconds",
+        _number(1, 600),
+        "30",
+        "Overall deadline of one refresh from Airflow, retries and waiting included.",
+    ),
+    Variable(
+        "AIRFLOW_CONNECT_TIMEOUT_SECONDS",
+        "airflow_connect_timeout_seconds",
+        _number(0.1, 600),
+        "5",
+        "Time to open a connection to Airflow.",
+    ),
+    Variable(
+        "AIRFLOW_VERIFY_TLS",
+        "airflow_verify_tls",
+        _flag,
+        "true",
+        "`false` accepts any certificate: only for a try. Better is AIRFLOW_CA_FILE.",
+    ),
+    Variable(
+        "AIRFLOW_CA_FILE",
+        "airflow_ca_file",
+        _path,
+        "",
+        "PEM file with the certificate authority that signed Airflow's certificate, if it is a private one.",
+    ),
 )
 
 _ORDERED: Final = (
     ("EXPORTER_STALE_AFTER_SECONDS", "EXPORTER_REFRESH_SECONDS"),
     ("AUDIT_TIMEOUT_SECONDS", "AUDIT_CONNECT_TIMEOUT_SECONDS"),
+    ("AIRFLOW_TIMEOUT_SECONDS", "AIRFLOW_CONNECT_TIMEOUT_SECONDS"),
 )
 """Pairs of variables of which the first must not be less than the second."""
 

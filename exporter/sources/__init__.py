@@ -84,7 +84,7 @@ class Deferred:
             self._source.close()
 
 
-def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple[Source, ...]:  # noqa: ARG001
+def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple[Source, ...]:
     """The sources that these settings ask for. Imports no driver."""
 
     def audit() -> Source:
@@ -96,4 +96,11 @@ def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple
 
         return DuckDBAudit(settings, catalog)
 
-    return (Deferred(SOURCE_NAME, audit_identity(settings, catalog), settings.audit_timeout_seconds, audit),)
+    sources: list[Source] = [
+        Deferred(SOURCE_NAME, audit_identity(settings, catalog), settings.audit_timeout_seconds, audit)
+    ]
+    if settings.airflow_url is not None:
+        from exporter.sources.airflow import AirflowSource
+
+        sources.append(AirflowSource(settings, catalog, ledger))
+    return tuple(sources)

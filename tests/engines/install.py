@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 _REPOSITORY: Final = Path(__file__).resolve().parents[2]
+_HERE: Final = Path(__file__).resolve().parent
 _STAMP: Final = "installed.json"
 
 
@@ -29,7 +30,7 @@ class Engine:
     Attributes:
         name: what the command line and the folder call it.
         pins: requirements given to pip.
-        constraints: a URL or path given to pip as `--constraint`, or None.
+        constraints: a file beside this module given to pip as `--constraint`, or None.
         post_install: Python programs, each run once with the engine's own interpreter.
     """
 
@@ -41,7 +42,8 @@ class Engine:
     @property
     def recipe(self) -> str:
         """What the stamp holds: a change to any of it means installing anew."""
-        parts = {"pins": self.pins, "constraints": self.constraints, "post_install": self.post_install}
+        constraints = (_HERE / self.constraints).read_text("utf-8").split() if self.constraints else None
+        parts = {"pins": self.pins, "constraints": constraints, "post_install": self.post_install}
         return json.dumps({**parts, "python": list(sys.version_info[:2])}, indent=1)
 
 
@@ -60,6 +62,9 @@ ENGINES: Final[Mapping[str, Engine]] = {
             # The emulator loads `spatial` at start-up and would otherwise fetch it from the internet.
             post_install=('from duckdb_extensions import import_extension; import_extension("spatial")',),
         ),
+        # The constraint files hold every version that was seen to work together; Airflow's own pins are loose.
+        Engine(name="airflow2", pins=("apache-airflow==2.11.2",), constraints="airflow-2.11.2.txt"),
+        Engine(name="airflow3", pins=("apache-airflow==3.3.2",), constraints="airflow-3.3.2.txt"),
     )
 }
 
@@ -99,7 +104,7 @@ def install(name: str, say: Callable[[str], None] = print) -> Path:
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
     say(f"{name}: installing {' '.join(engine.pins)}")
-    constraint = ["--constraint", engine.constraints] if engine.constraints else []
+    constraint = ["--constraint", _HERE / engine.constraints] if engine.constraints else []
     subprocess.run([python, "-m", "pip", "install", "-qq", *constraint, *engine.pins], check=True)
     for program in engine.post_install:
         say(f"{name}: running {program}")

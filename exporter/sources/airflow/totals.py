@@ -1,0 +1,393 @@
+"""What was counted of Airflow's finished runs, tasks and XComs, each exactly once, kept in the ledger.
+
+What counts as one event:
+
+- A run counts when it ends in `success` or `failed`; its identity is DAG, run id and the moment of its end. A run that
+  is cleared and ends again has ended twice and counts twice, under the state of each end, as a counter of events must:
+  the first end did happen, and a counter cannot step back. A run that was running and is marked failed by hand ends
+  there and counts once as failed. One that had ended already and is then marked otherwise keeps its end, so that it
+  is not counted again.
+- A task instance counts in the same way when it ends in `success` or `failed`; mapped copies are instances of their
+  own. A try that is retried is no end: only the last one counts, with the duration of that last try. Skipped,
+  upstream_failed and removed ones never ran and are not counted.
+- Durations are end minus start. Without a start (marked by hand while queued), or when that is negative, an event
+  counts in `dag_runs` but is in no histogram.
+- An XCom sum adds the value of every successful end of a run; a writing of an XCom that was added once is not added
+  again when the run is cleared in part and ends again without having written it anew.
+
+How that is made sure of: what is read from Airflow, the totals, the identities and the mark up to which everything
+is counted (`until`) change in one transaction. The next look begins OVERLAP_SECONDS before the mark, and what is listed
+again is recognised by its identity; identities older than that are dropped. The mark follows the ends that
+Airflow gives, never this machine's clock.
+"""
+
+import json
+import logging
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from sqlite3 import Connection
+from typing import Any, Final
+
+from exporter.catalog import XCom
+from exporter.ledger import Ledger
+from exporter.sources.airflow.client import DagRun, TaskInstance
+
+log = logging.getLogger(__name__)
+
+OVERLAP_SECONDS: Final = 600.0
+"""How late an end may come to light, for example because two workers' clocks disagree, and still be counted."""
+REMEMBER_XCOMS_SECONDS: Final = 90 * 86400.0
+"""How long after a run's end it is known which of its XComs were added."""
+RUN: Final = "run"
+TASK: Final = "task"
+Event = DagRun | TaskInstance
+SumKey = tuple[str, str, str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Events of one kind: how many, how their durations fall into the buckets, the durations' sum, the newest end."""
+
+    events: int
+    counts: tuple[int, ...]
+    sum: float
+    last_end: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """The newest successful run of a DAG."""
+
+    run_id: str
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class DagMark:
+    """How far a DAG's history is counted; None: not begun. Complete once the first look back has come to its end."""
+
+    run_until: float | None = None
+    run_complete: bool = False
+    task_until: float | None = None
+    task_complete: bool = False
+    success: Success | None = None
+
+    def until(self, kind: str) -> float | None:
+        """The mark for runs or tasks."""
+        return self.run_until if kind == RUN else self.task_until
+
+    def complete(self, kind: str) -> bool:
+        """Whether the first look back at runs or tasks is done."""
+        return self.run_complete if kind == RUN else self.task_complete
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A counter made of XComs. `problem` is why the newest run's value is not in it."""
+
+    total: float
+    last_end: float | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An XCom that is still to be added to its sums; `backlog` if its run was found in the first look back."""
+
+    dag_id: str
+    run_id: str
+    run_end: float
+    task_id: str
+    key: str
+    backlog: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeptXCom:
+    """An XCom of a run as it was fetched: a JSON value, or nothing with or without a problem."""
+
+    run_id: str
+    run_end: float
+    content: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Known:
+    """Everything that was counted, at one moment. Keys: (DAG, state) for runs, (DAG, task, state) for tasks."""
+
+    dags: Mapping[str, DagMark]
+    runs: Mapping[tuple[str, str], Total]
+    tasks: Mapping[tuple[str, str, str], Total]
+    sums: Mapping[SumKey, Sum]
+    pending: tuple[Pending, ...]
+    xcoms: Mapping[tuple[str, str, str], KeptXCom]
+
+
+NOTHING: Final = Known({}, {}, {}, {}, (), {})
+
+
+def sum_key(spec: XCom) -> SumKey:
+    """What identifies the sum of an XCom."""
+    return spec.dag, spec.task, spec.key, spec.field or "", spec.take or ""
+
+
+class Totals:
+    """The counted totals of one Airflow.
+
+    Args:
+        instance: the Airflow's base URL; another one has totals of its own.
+        run_buckets, task_buckets: upper bounds of the histograms' buckets. When they change, nothing that was
+            counted fits any more: everything is counted anew from the look back on.
+        counters: the XComs that counters sum up.
+
+    All methods raise StateError when the ledger cannot be written.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        instance: str,
+        run_buckets: tuple[float, ...],
+        task_buckets: tuple[float, ...],
+        counters: Iterable[XCom],
+    ) -> None:
+        self._ledger = ledger
+        self._instance = instance
+        self._buckets = {RUN: run_buckets, TASK: task_buckets}
+        self._counters = tuple(dict.fromkeys(counters))
+        self._began = False
+
+    def load(self) -> Known:
+        """Everything that was counted so far."""
+        with self._ledger.transaction() as connection:
+            if not self._began:
+                self._begin(connection)
+            known = self._load(connection)
+        self._began = True
+        return known
+
+    def fold(
+        self, kind: str, dag_ids: Collection[str], events: Iterable[Event], until: float, *, complete: bool
+    ) -> int:
+        """Count events, each once, and move the marks of these DAGs to `until`, all or nothing.
+
+        Args:
+            events: everything of these DAGs that ended from OVERLAP_SECONDS before their marks to `until`.
+            complete: nothing that ended later was known when this was asked.
+
+        Returns:
+            how many of the events were new.
+        """
+        new = 0
+        with self._ledger.transaction() as connection:
+            marks = self._marks(connection)
+            fresh: dict[tuple[str, str, str, str], list[Event]] = {}
+            for event in events:
+                mark = marks.get(event.dag_id, DagMark())
+                if event.dag_id not in dag_ids or self._was_counted(connection, kind, event, mark):
+                    continue
+                new += 1
+                task = event.task_id if isinstance(event, TaskInstance) else ""
+                fresh.setdefault((kind, event.dag_id, task, event.state), []).append(event)
+                if isinstance(event, DagRun) and event.state == "success":
+                    self._note_success(connection, event, backlog=not mark.run_complete)
+            for key, counted in fresh.items():
+                self._add(connection, key, counted)
+            for dag_id in dag_ids:
+                self._move_mark(connection, kind, dag_id, marks.get(dag_id, DagMark()), until, complete=complete)
+        return new
+
+    def add_xcom(
+        self, pending: Pending, written: str | None, values: Mapping[SumKey, float], problems: Mapping[SumKey, str]
+    ) -> None:
+        """Settle a pending XCom: add its values to their sums unless this writing was added before.
+
+        Args:
+            written: when the XCom was written, as Airflow says; None when there is none.
+            values, problems: by sum, what to add, or why there is nothing to add.
+        """
+        where = (self._instance, pending.dag_id, pending.run_id, pending.task_id, pending.key)
+        with self._ledger.transaction() as connection:
+            gone = connection.execute(
+                "DELETE FROM airflow_xcom_pending WHERE instance = ? AND dag_id = ? AND run_id = ? AND task_id = ? "
+                "AND key = ? AND run_end = ?",
+                (*where, pending.run_end),
+            )
+            if gone.rowcount == 0:
+                return
+            before = connection.execute(
+                "SELECT written FROM airflow_xcom_added WHERE instance = ? AND dag_id = ? AND run_id = ? "
+                "AND task_id = ? AND key = ?",
+                where,
+            ).fetchone()
+            if written and before and before[0] == written:
+                return
+            for key in {*values, *problems}:
+                connection.execute(
+                    "INSERT INTO airflow_sum VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                    "ON CONFLICT DO UPDATE SET total = total + excluded.total, "
+                    "problem = CASE WHEN excluded.last_end >= coalesce(last_end, 0) THEN excluded.problem "
+                    "ELSE problem END, last_end = max(coalesce(last_end, 0), excluded.last_end)",
+                    (self._instance, *key, values.get(key, 0.0), pending.run_end, problems.get(key)),
+                )
+            if written and values:
+                connection.execute(
+                    "INSERT OR REPLACE INTO airflow_xcom_added VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (*where, written, pending.run_end),
+                )
+            connection.execute(
+                "DELETE FROM airflow_xcom_added WHERE instance = ? AND run_end < ?",
+                (self._instance, pending.run_end - REMEMBER_XCOMS_SECONDS),
+            )
+
+    def keep_xcom(self, dag_id: str, task_id: str, key: str, kept: KeptXCom) -> None:
+        """Remember an XCom of the newest successful run, so that it is fetched once."""
+        with self._ledger.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO airflow_xcom VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (self._instance, dag_id, task_id, key, kept.run_id, kept.run_end, kept.content, kept.problem),
+            )
+
+    # -- inside a transaction --------------------------------------------------------------------------------------
+
+    def _begin(self, connection: Connection) -> None:
+        """Make sure that what was counted fits the present buckets."""
+        buckets = json.dumps([self._buckets[RUN], self._buckets[TASK]])
+        row = connection.execute(
+            "SELECT buckets FROM airflow_instance WHERE instance = ?", (self._instance,)
+        ).fetchone()
+        if row is not None and row[0] != buckets:
+            log.warning("the histograms' buckets changed: Airflow's runs and tasks are counted anew")
+            for table in ("dag", "total", "seen", "xcom_pending", "xcom_added", "sum", "xcom", "instance"):
+                connection.execute(f"DELETE FROM airflow_{table} WHERE instance = ?", (self._instance,))  # noqa: S608
+        connection.execute("INSERT OR REPLACE INTO airflow_instance VALUES (?, ?)", (self._instance, buckets))
+
+    def _marks(self, connection: Connection) -> dict[str, DagMark]:
+        rows = connection.execute(
+            "SELECT dag_id, run_until, run_complete, task_until, task_complete, success_run, success_end "
+            "FROM airflow_dag WHERE instance = ?",
+            (self._instance,),
+        )
+        return {
+            row[0]: DagMark(
+                row[1], bool(row[2]), row[3], bool(row[4]), Success(row[5], row[6]) if row[5] is not None else None
+            )
+            for row in rows
+        }
+
+    def _was_counted(self, connection: Connection, kind: str, event: Event, mark: DagMark) -> bool:
+        """Whether the event was counted before; if not, its identity is noted."""
+        until = mark.until(kind)
+        if event.end is not None and until is not None and event.end < until - OVERLAP_SECONDS:
+            return True  # older than any identity that is kept
+        task, index = (event.task_id, event.map_index) if isinstance(event, TaskInstance) else ("", -1)
+        ended = 0 if event.end is None else _microseconds(event.end)
+        added = connection.execute(
+            "INSERT OR IGNORE INTO airflow_seen VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (self._instance, kind, event.dag_id, ended, event.run_id, task, index),
+        )
+        return added.rowcount == 0
+
+    def _note_success(self, connection: Connection, run: DagRun, *, backlog: bool) -> None:
+        if run.end is None:
+            return
+        connection.execute(
+            "INSERT INTO airflow_dag (instance, dag_id, success_run, success_end) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET success_run = excluded.success_run, success_end = excluded.success_end "
+            "WHERE success_end IS NULL OR success_end < excluded.success_end",
+            (self._instance, run.dag_id, run.run_id, run.end),
+        )
+        for dag, task, key in {(spec.dag, spec.task, spec.key) for spec in self._counters}:
+            if dag == run.dag_id:
+                connection.execute(
+                    "INSERT INTO airflow_xcom_pending VALUES (?, ?, ?, ?, ?, ?, ?) "
+                    "ON CONFLICT DO UPDATE SET run_end = excluded.run_end",
+                    (self._instance, dag, run.run_id, run.end, task, key, int(backlog)),
+                )
+
+    def _add(self, connection: Connection, key: tuple[str, str, str, str], events: Iterable[Event]) -> None:
+        bounds = self._buckets[key[0]]
+        row = connection.execute(
+            "SELECT events, counts, sum, last_end FROM airflow_total "
+            "WHERE instance = ? AND kind = ? AND dag_id = ? AND task_id = ? AND state = ?",
+            (self._instance, *key),
+        ).fetchone()
+        count, counts, total, last = (row[0], json.loads(row[1]), row[2], row[3]) if row else (0, [], 0.0, None)
+        counts = counts or [0] * (len(bounds) + 1)
+        for event in events:
+            count += 1
+            if event.end is None:
+                continue
+            last = event.end if last is None else max(last, event.end)
+            if event.start is not None and event.end >= event.start:
+                duration = event.end - event.start
+                counts[bisect_left(bounds, duration)] += 1
+                total += duration
+        connection.execute(
+            "INSERT OR REPLACE INTO airflow_total VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (self._instance, *key, count, json.dumps(counts), total, last),
+        )
+
+    def _move_mark(
+        self, connection: Connection, kind: str, dag_id: str, mark: DagMark, until: float, *, complete: bool
+    ) -> None:
+        before = mark.until(kind)
+        until = until if before is None else max(before, until)
+        column = {RUN: "run", TASK: "task"}[kind]
+        connection.execute(
+            f"INSERT INTO airflow_dag (instance, dag_id, {column}_until, {column}_complete) VALUES (?, ?, ?, ?) "  # noqa: S608
+            f"ON CONFLICT DO UPDATE SET {column}_until = excluded.{column}_until, "
+            f"{column}_complete = max({column}_complete, excluded.{column}_complete)",
+            (self._instance, dag_id, until, int(complete)),
+        )
+        connection.execute(
+            "DELETE FROM airflow_seen WHERE instance = ? AND kind = ? AND dag_id = ? AND ended > 0 AND ended < ?",
+            (self._instance, kind, dag_id, _microseconds(until - OVERLAP_SECONDS)),
+        )
+
+    def _load(self, connection: Connection) -> Known:
+        def rows(statement: str) -> list[tuple[Any, ...]]:
+            return connection.execute(statement, (self._instance,)).fetchall()
+
+        runs: dict[tuple[str, str], Total] = {}
+        tasks: dict[tuple[str, str, str], Total] = {}
+        for kind, dag_id, task_id, state, events, counts, total, last in rows(
+            "SELECT kind, dag_id, task_id, state, events, counts, sum, last_end FROM airflow_total WHERE instance = ?"
+        ):
+            value = Total(events, tuple(json.loads(counts)), total, last)
+            if kind == RUN:
+                runs[dag_id, state] = value
+            else:
+                tasks[dag_id, task_id, state] = value
+        return Known(
+            dags=self._marks(connection),
+            runs=runs,
+            tasks=tasks,
+            sums={
+                (row[0], row[1], row[2], row[3], row[4]): Sum(row[5], row[6], row[7])
+                for row in rows(
+                    "SELECT dag_id, task_id, key, field, take, total, last_end, problem FROM airflow_sum "
+                    "WHERE instance = ?"
+                )
+            },
+            pending=tuple(
+                Pending(row[0], row[1], row[2], row[3], row[4], bool(row[5]))
+                for row in rows(
+                    "SELECT dag_id, run_id, run_end, task_id, key, backlog FROM airflow_xcom_pending "
+                    "WHERE instance = ? ORDER BY run_end, run_id"
+                )
+            ),
+            xcoms={
+                (row[0], row[1], row[2]): KeptXCom(row[3], row[4], row[5], row[6])
+                for row in rows(
+                    "SELECT dag_id, task_id, key, run_id, run_end, content, problem FROM airflow_xcom "
+                    "WHERE instance = ?"
+                )
+            },
+        )
+
+
+def _microseconds(at: float) -> int:
+    return round(at * 1e6)

@@ -1,0 +1,187 @@
+"""A real Airflow for tests: the `airflow2` and `airflow3` fixtures.
+
+Each has a folder of its own with a SQLite database, the DAGs of `airflow_dags/`, and a running API server. Runs are
+made by `airflow dags test`, which executes a run for real in one process, so no scheduler is needed.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.engines import install
+from tests.engines.process import ServerProcess, free_port, http_ready
+
+USERNAME: Final = "admin"
+PASSWORD: Final = "a-planted-password"
+VIEWER: Final = "viewer"
+DAGS: Final = Path(__file__).resolve().parent / "airflow_dags"
+_READY_WITHIN: Final = 240.0
+_COMMAND_WITHIN: Final = 300.0
+
+
+@dataclass(frozen=True)
+class Airflow:
+    """A running Airflow. `major` is 2 or 3; `url` has no slash at its end."""
+
+    major: int
+    home: Path
+    port: int
+    environment: Mapping[str, str] = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self, *arguments: str) -> list[str]:
+        """Airflow's command line."""
+        return [str(install.engine_home(f"airflow{self.major}") / "bin" / "airflow"), *arguments]
+
+    def run(self, *arguments: str, check: bool = True) -> str:
+        """Run one of Airflow's commands to its end and give what it printed."""
+        done = subprocess.run(
+            self.command(*arguments),
+            env={**os.environ, **self.environment},
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_COMMAND_WITHIN,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"airflow {' '.join(arguments)} failed:\n{done.stdout[-3000:]}")
+        return done.stdout
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> None:
+        """Execute one run of a DAG, now and to its end. No date is given: the run's start would become that date."""
+        arguments = ["dags", "test", dag_id]
+        if conf:
+            arguments += ["-c", json.dumps(conf)]
+        self.run(*arguments, check=not (conf or {}).get("fail"))
+
+    def rows(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows from Airflow's own database."""
+        with contextlib.closing(sqlite3.connect(self.home / "airflow.db", timeout=30)) as connection:
+            return connection.execute(statement, parameters).fetchall()
+
+    def write(self, statement: str, parameters: Sequence[Any] = ()) -> None:
+        """Change Airflow's own database: what a user would do by hand, or what a test cannot wait for."""
+        with contextlib.closing(sqlite3.connect(self.home / "airflow.db", timeout=30)) as connection, connection:
+            connection.execute(statement, parameters)
+
+
+def _airflow(major: int, folder: Path) -> Airflow:
+    home = folder / f"airflow{major}"
+    (home / "dags").mkdir(parents=True)
+    for file in DAGS.glob("*.py"):
+        shutil.copy(file, home / "dags")
+    port = free_port()
+    environment = {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__PARALLELISM": "2",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+    if major == 2:
+        environment |= {
+            "AIRFLOW__CORE__EXECUTOR": "SequentialExecutor",
+            "AIRFLOW__API__AUTH_BACKENDS": "airflow.api.auth.backend.basic_auth",
+            "AIRFLOW__WEBSERVER__WORKERS": "1",
+        }
+    else:
+        passwords = home / "passwords.json"
+        passwords.write_text(json.dumps({USERNAME: PASSWORD, VIEWER: PASSWORD}))
+        environment |= {
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(port),
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USERNAME}:admin,{VIEWER}:viewer",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+            "AIRFLOW__API_AUTH__JWT_SECRET": "not a secret, only long enough for a test of signatures " * 2,
+        }
+    return Airflow(major, home, port, environment)
+
+
+def _set_up(airflow: Airflow) -> None:
+    airflow.run("db", "migrate")
+    if airflow.major == 2:
+        airflow.run("sync-perm")
+        for user, role in ((USERNAME, "Admin"), (VIEWER, "Viewer"), ("nobody", "Public")):
+            airflow.run(
+                *("users", "create", "--username", user, "--password", PASSWORD, "--role", role),
+                *("--firstname", user, "--lastname", user, "--email", f"{user}@example.org"),
+            )
+        airflow.run("dags", "reserialize")
+
+
+@contextlib.contextmanager
+def running(major: int, folder: Path) -> Iterator[Airflow]:
+    """Set an Airflow up in `folder` and run its API server for the length of a `with` block."""
+    airflow = _airflow(major, folder)
+    _set_up(airflow)
+    if major == 2:
+        command = airflow.command("webserver", "--hostname", "127.0.0.1", "--port", str(airflow.port))
+        probe = f"{airflow.url}/api/v1/version"
+    else:
+        command = airflow.command("api-server")
+        probe = f"{airflow.url}/api/v2/version"
+    server = ServerProcess(
+        command,
+        log=airflow.home / "server.log",
+        ready=http_ready(probe),
+        environment=airflow.environment,
+        cwd=airflow.home,
+        ready_within=_READY_WITHIN,
+    )
+    with server:
+        yield airflow
+
+
+def _fixture(major: int, factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+    name = f"airflow{major}"
+    if not install.is_installed(name):
+        reason = f"Airflow {major} is not installed; run: {install.install_command(name)}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    with running(major, factory.mktemp(name)) as airflow:
+        yield airflow
+
+
+@pytest.fixture(scope="session")
+def airflow2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+    """Airflow 2 (REST v1) of this test session; it takes up to a minute to start, once."""
+    yield from _fixture(2, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def airflow3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+    """Airflow 3 (REST v2) of this test session; it takes up to a minute to start, once."""
+    yield from _fixture(3, tmp_path_factory)
+
+
+if __name__ == "__main__":  # `python -m tests.engines.airflow 2 FOLDER`: a server to try things on, until Ctrl-C
+    import sys
+
+    with running(int(sys.argv[1]), Path(sys.argv[2])) as started:
+        print(started.url, flush=True)
+        for dag in ("daily_fetch_bike_data", "daily_prediction", "monitor_and_fine_tune"):
+            started.trigger(dag)
+        print("runs made", flush=True)
+        while True:
+            time.sleep(60)
