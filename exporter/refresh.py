@@ -26,6 +26,7 @@ from typing import Final
 
 from exporter import metrics
 from exporter.catalog import Catalog, CountRows
+from exporter.choice import sources_of
 from exporter.errors import BACKING_OFF, SourceError, SourceTimeout, StateError
 from exporter.ledger import Ledger
 from exporter.snapshot import (
@@ -75,6 +76,7 @@ class _Tracked:
     thread: threading.Thread | None = None
     requests: "queue.SimpleQueue[Reading | _Stop | None]" = field(default_factory=queue.SimpleQueue)
     due: float = 0.0
+    wanted: frozenset[str] = frozenset()
     started: float | None = None
     started_at: float | None = None
     late: bool = False
@@ -98,6 +100,13 @@ class _Result:
     tracked: _Tracked
     outcome: Reading | SourceError
     duration: float
+
+
+def _gives(tracked: _Tracked | None, metric: str) -> bool:
+    """Whether a source gives a metric now, or may yet: what it says before its first read is not known."""
+    if tracked is None or tracked.up is False:
+        return False
+    return tracked.up is None or (tracked.reading is not None and metric in tracked.reading.observations)
 
 
 class Refresher:
@@ -236,6 +245,7 @@ class Refresher:
             if result is not None:
                 self._settle(result)
         now = self._monotonic()
+        self._want(now)
         for tracked in self._tracked:
             if tracked.started is not None and now - tracked.started > tracked.source.timeout_seconds + GRACE_SECONDS:
                 self._overdue(tracked, now)
@@ -247,6 +257,27 @@ class Refresher:
             self._state = self._make_state()
             self._dirty_since = None
         return self._until_next(now)
+
+    def _want(self, now: float) -> None:
+        """Tell every source which metrics it has to stand in for. One that has to for more of them, and is up, is
+        asked at once: the fallback must not wait for its turn."""
+        by_name = {tracked.source.name: tracked for tracked in self._tracked}
+        for tracked in self._tracked:
+            wanted = frozenset(
+                metric.name
+                for metric in self._catalog.metrics
+                if (names := sources_of(metric))
+                and tracked.source.name in names[1:]
+                and not any(
+                    _gives(by_name.get(name), metric.name) for name in names[: names.index(tracked.source.name)]
+                )
+            )
+            if wanted == tracked.wanted:
+                continue
+            if wanted - tracked.wanted and tracked.up:
+                tracked.due = now
+            tracked.wanted = wanted
+            tracked.source.want(wanted)
 
     def _ask(self, tracked: _Tracked, now: float) -> None:
         if tracked.thread is None:

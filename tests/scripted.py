@@ -36,6 +36,7 @@ class ScriptedSource:
         self.timeout_seconds = 30.0
         self.answer = answer
         self.asked = 0
+        self.wanted: frozenset[str] = frozenset()
         self.closed = False
         self.interruptible = True
         self._gate = threading.Event()
@@ -58,6 +59,9 @@ class ScriptedSource:
         if self._interrupted:
             raise SourceTimeout("interrupted")
         return self.answer(previous)
+
+    def want(self, metrics: frozenset[str]) -> None:
+        self.wanted = metrics
 
     def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
         return {}

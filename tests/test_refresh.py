@@ -383,6 +383,52 @@ def test_the_same_outage_is_logged_once_and_so_is_the_return(build, catalog, clo
     assert caplog.text.count("is back") == 1
 
 
+def test_a_fallback_is_told_what_to_stand_in_for_and_asked_at_once(build, catalog, clock):
+    """Nothing while the preferred source gives the value; all that it can once that source is down; one metric when
+    only its column is missing."""
+    audit = ScriptedSource(lambda _: reading(catalog, clock))
+    airflow = ScriptedSource(lambda _: reading(catalog, clock, source="airflow", r2=0.5, deploys=None), name="airflow")
+    refresher = build(audit, airflow)
+    turn(refresher)
+    refresher.step()
+    assert R2 not in airflow.wanted
+    assert "bike_drift_share" in airflow.wanted
+    assert "bike_records_ingested_total" not in airflow.wanted
+    clock.advance(INTERVAL)
+    turn(refresher)
+    asked = airflow.asked
+    audit.answer = failing(SourceUnavailable("gone"))
+    clock.advance(INTERVAL)
+    turn(refresher)
+    turn(refresher)
+    assert R2 in airflow.wanted
+    assert airflow.asked == asked + 2  # its own turn, and once more because it was wanted
+    audit.answer = lambda _: reading(catalog, clock)
+    clock.advance(INTERVAL)
+    turn(refresher)
+    refresher.step()
+    assert R2 not in airflow.wanted
+
+
+def test_while_the_audit_log_is_down_the_newer_value_is_shown(build, catalog, clock):
+    audit = ScriptedSource(lambda _: reading(catalog, clock, r2=0.75))
+    fallback = ScriptedSource(lambda _: reading(catalog, clock, source="airflow", r2=0.5, deploys=None), name="airflow")
+    refresher = build(audit, fallback)
+    assert value(turn(refresher), R2) == 0.75
+    audit.answer = failing(SourceUnavailable("gone"))
+    clock.advance(INTERVAL)
+    turn(refresher)
+    state = turn(refresher)
+    assert value(state, R2) == 0.5
+    assert value(state, "mlops_exporter_metric_source_info", metric=R2, source="airflow") == 1
+    assert value(state, "bike_model_deployments_total", decision="deploy") == 3
+    audit.answer = lambda _: reading(catalog, clock, r2=0.8)
+    clock.advance(INTERVAL)
+    state = turn(refresher)
+    assert value(state, R2) == 0.8
+    assert value(state, "mlops_exporter_metric_source_info", metric=R2, source="audit") == 1
+
+
 def test_run_once_ends_when_every_source_was_tried(build, catalog, clock):
     source = ScriptedSource(lambda _: reading(catalog, clock))
     other = ScriptedSource(failing(SourceUnavailable("gone")), name="airflow")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from exporter.catalog import Catalog
+from exporter.choice import AIRFLOW
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.snapshot import Reading, Sample
@@ -35,6 +36,14 @@ class Source(Protocol):
         """
         ...
 
+    def want(self, metrics: frozenset[str]) -> None:
+        """Be told which metrics are needed from this source although it is not the preferred one for them.
+
+        Called before a `read`, from another thread. What is not wanted need not be fetched; metrics for which no other
+        source is preferred are always needed and never named here.
+        """
+        ...
+
     def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
         """The source's own counters by metric name, for example its queries by outcome."""
         ...
@@ -62,11 +71,17 @@ class Deferred:
         self.timeout_seconds = timeout_seconds
         self._make = make
         self._source: Source | None = None
+        self._wanted: frozenset[str] = frozenset()
+
+    def want(self, metrics: frozenset[str]) -> None:
+        """Pass the wish on with the next read."""
+        self._wanted = metrics
 
     def read(self, previous: Reading | None) -> Reading:
         """See `Source.read`."""
         if self._source is None:
             self._source = self._make()
+        self._source.want(self._wanted)
         return self._source.read(previous)
 
     def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
@@ -82,6 +97,11 @@ class Deferred:
         """Close the source, if it was made."""
         if self._source is not None:
             self._source.close()
+
+
+def airflow_identity(settings: Settings) -> str:
+    """What these settings read of Airflow. Stands here so that it is known before the source is made."""
+    return f"{settings.airflow_url} {','.join(settings.airflow_dag_ids) or '-'}"
 
 
 def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple[Source, ...]:
@@ -100,7 +120,12 @@ def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple
         Deferred(SOURCE_NAME, audit_identity(settings, catalog), settings.audit_timeout_seconds, audit)
     ]
     if settings.airflow_url is not None:
-        from exporter.sources.airflow import AirflowSource
 
-        sources.append(AirflowSource(settings, catalog, ledger))
+        def airflow() -> Source:
+            from exporter.sources.airflow import AirflowSource
+
+            return AirflowSource(settings, catalog, ledger)
+
+        identity = airflow_identity(settings)
+        sources.append(Deferred(AIRFLOW, identity, settings.airflow_timeout_seconds, airflow))
     return tuple(sources)

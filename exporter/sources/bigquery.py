@@ -163,6 +163,9 @@ class BigQueryAudit:
             )
             return Plan(query, table.table_type, table.num_rows, table.location, int(job.total_bytes_processed or 0))
 
+    def want(self, metrics: frozenset[str]) -> None:
+        """Nothing to choose: one query answers for every metric."""
+
     def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
         """Queries by outcome, and bytes billed."""
         with self._lock:

@@ -163,6 +163,9 @@ class DuckDBAudit:
                 valid_until=recompute_at(answer),
             )
 
+    def want(self, metrics: frozenset[str]) -> None:
+        """Nothing to choose: one query answers for every metric."""
+
     def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
         """Nothing to count: nothing is billed."""
         return {}

@@ -17,6 +17,7 @@ from exporter.errors import BadData, SourceError, StateError
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.snapshot import Gap, HistogramSample, Labels, Observation, Reading, Sample
+from exporter.sources import airflow_identity
 from exporter.sources.airflow import xcom
 from exporter.sources.airflow.client import Client, DagRun, XComValue
 from exporter.sources.airflow.runs import active_seconds, catch_up
@@ -511,11 +512,6 @@ class AirflowSource:
             found.gaps.setdefault(metric.name, f"DAG {spec.dag} is not watched: AIRFLOW_DAG_IDS leaves it out")
             return False
         return True
-
-
-def airflow_identity(settings: Settings) -> str:
-    """What these settings have read of Airflow."""
-    return f"{settings.airflow_url} {','.join(settings.airflow_dag_ids) or '-'}"
 
 
 class _TryAgain(Exception):
