@@ -77,6 +77,7 @@ class _Tracked:
     requests: "queue.SimpleQueue[Reading | _Stop | None]" = field(default_factory=queue.SimpleQueue)
     due: float = 0.0
     wanted: frozenset[str] = frozenset()
+    asked_for: frozenset[str] = frozenset()
     started: float | None = None
     started_at: float | None = None
     late: bool = False
@@ -207,9 +208,15 @@ class Refresher:
 
     def run_once(self) -> State:
         """Refresh every source once, without the loop, and give the state. For `python -m exporter once`."""
-        while self._stopping.is_set() is False:
+        while not self._stopping.is_set():
             wait = self.step()
-            if all(tracked.up is not None for tracked in self._tracked) and self._dirty_since is None:
+            now = self._monotonic()
+            # A source may be asked twice: once more when it turns out that it has to stand in for another.
+            busy = any(
+                tracked.started is not None or tracked.due <= now or (tracked.up and tracked.wanted - tracked.asked_for)
+                for tracked in self._tracked
+            )
+            if self._dirty_since is None and not busy:
                 break
             self._take(wait)
         return self._state
@@ -272,12 +279,11 @@ class Refresher:
                     _gives(by_name.get(name), metric.name) for name in names[: names.index(tracked.source.name)]
                 )
             )
-            if wanted == tracked.wanted:
-                continue
-            if wanted - tracked.wanted and tracked.up:
+            if wanted != tracked.wanted:
+                tracked.wanted = wanted
+                tracked.source.want(wanted)
+            if tracked.up and tracked.started is None and wanted - tracked.asked_for:
                 tracked.due = now
-            tracked.wanted = wanted
-            tracked.source.want(wanted)
 
     def _ask(self, tracked: _Tracked, now: float) -> None:
         if tracked.thread is None:
@@ -286,6 +292,7 @@ class Refresher:
             )
             tracked.thread.start()
         tracked.started, tracked.started_at, tracked.late = now, self._wall(), False
+        tracked.asked_for = tracked.wanted
         tracked.requests.put(tracked.reading)
 
     def _work(self, tracked: _Tracked) -> None:
