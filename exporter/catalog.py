@@ -4,6 +4,7 @@ The whole file is checked before anything is reported, and every problem names i
 are those of Prometheus (https://prometheus.io/docs/concepts/data_model/) and OpenMetrics.
 """
 
+import contextlib
 import hashlib
 import math
 import re
@@ -159,11 +160,21 @@ def parse_catalog(text: str, name: str) -> Catalog:
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(
+            [f"{name}:{line}: not valid YAML: contains the control character {error.character!r}"]
+        ) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or "cannot be parsed"
-        raise ConfigError([f"{name}{line}: not valid YAML: {what}"]) from error
+        line_of_mark = f":{mark.line + 1}" if mark else ""
+        what = ": ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
+        raise ConfigError([f"{name}{line_of_mark}: not valid YAML: {what}"]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{name}: nested too deeply for a catalogue"]) from error
+    except (ValueError, OverflowError) as error:
+        # PyYAML lets these out for escapes and version numbers that are out of range.
+        raise ConfigError([f"{name}: not valid YAML: {str(error)[:100]}"]) from error
     parser = _Parser(name)
     audit, metrics = parser.document(root)
     if parser.problems:
@@ -183,6 +194,11 @@ def exposed_names(metric: MetricSpec) -> tuple[str, ...]:
     return (metric.name,)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether the text can be sent as UTF-8: a YAML escape can make half of a surrogate pair, which cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 class _Parser:
     """Walks the YAML nodes and notes problems instead of raising, so that all are found in one go."""
 
@@ -196,20 +212,17 @@ class _Parser:
     # -- YAML nodes to plain values --------------------------------------------------------------------------------
 
     def mapping(
-        self, node: yaml.Node | None, what: str, known: Iterable[str], required: Iterable[str] = ()
+        self, node: yaml.Node | None, what: str, known: tuple[str, ...], required: tuple[str, ...] = ()
     ) -> dict[str, yaml.Node]:
-        """The node's entries by key; unknown, duplicate and lacking keys are noted. `known` empty: any key."""
-        entries = self.entries(node, what)
-        known = tuple(known)
-        for key in list(entries):
-            if known and key not in known:
-                self.note(entries.pop(key), f"{what}: unknown key {key!r} (known: {', '.join(known)})")
+        """The node's entries by key; unknown, duplicate and lacking keys are noted."""
+        entries = self.entries(node, what, known)
         for key in required:
             if node is not None and isinstance(node, yaml.MappingNode) and key not in entries:
                 self.note(node, f"{what}: {key!r} is missing")
         return entries
 
-    def entries(self, node: yaml.Node | None, what: str) -> dict[str, yaml.Node]:
+    def entries(self, node: yaml.Node | None, what: str, known: tuple[str, ...] = ()) -> dict[str, yaml.Node]:
+        """The node's entries by key; `known` empty: any key."""
         if not isinstance(node, yaml.MappingNode):
             self.note(node, f"{what}: expected a mapping (key: value)")
             return {}
@@ -219,13 +232,15 @@ class _Parser:
                 self.note(key_node, f"{what}: a key must be plain text")
             elif key_node.value in found:
                 self.note(key_node, f"{what}: key {key_node.value!r} appears twice")
+            elif known and key_node.value not in known:
+                self.note(key_node, f"{what}: unknown key {key_node.value!r} (known: {', '.join(known)})")
             else:
                 found[key_node.value] = value_node
         return found
 
-    def items(self, node: yaml.Node | None, what: str) -> list[yaml.Node]:
-        if not isinstance(node, yaml.SequenceNode) or not node.value:
-            self.note(node, f"{what}: expected a list that is not empty")
+    def items(self, node: yaml.Node | None, what: str, *, may_be_empty: bool = False) -> list[yaml.Node]:
+        if not isinstance(node, yaml.SequenceNode) or not (node.value or may_be_empty):
+            self.note(node, f"{what}: expected a list" + ("" if may_be_empty else " that is not empty"))
             return []
         return list(node.value)
 
@@ -233,22 +248,24 @@ class _Parser:
         if not isinstance(node, yaml.ScalarNode) or not node.value.strip() or node.tag.endswith(":null"):
             self.note(node, f"{what}: expected text")
             return ""
+        if not is_unicode(node.value):
+            self.note(node, f"{what}: half of a surrogate pair is not a character")
+            return ""
         return str(node.value).strip()
 
     def number(self, node: yaml.Node, what: str) -> float:
         value = math.nan
-        if isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")):
-            try:
-                value = float(node.value.replace("_", ""))
-            except ValueError:
-                value = math.nan
+        if isinstance(node, yaml.ScalarNode) and node.style is None and not node.tag.endswith(":bool"):
+            # By its look, not by its tag: to YAML 1.1, 1e3 is text and 017 is fifteen.
+            with contextlib.suppress(ValueError):
+                value = float(node.value)
         if not math.isfinite(value):
             self.note(node, f"{what}: expected a finite number")
         return value
 
     def column(self, node: yaml.Node | None, what: str) -> str:
         name = self.text(node, what)
-        if name and not _COLUMN.match(name):
+        if name and not _COLUMN.fullmatch(name):
             self.note(node, f"{what}: {name!r} is not a column name (letters, digits and underscores)")
         return name
 
@@ -264,11 +281,12 @@ class _Parser:
         audit = self.audit(top["audit"]) if "audit" in top else None
         metrics: list[MetricSpec] = []
         lines: dict[str, yaml.Node] = {}
+        exposed: dict[str, str] = {}
         if "metrics" in top:
             for node in self.items(top["metrics"], "metrics"):
                 metric = self.metric(node)
                 if metric is not None:
-                    self.clashes(metric, node, metrics, lines)
+                    self.clashes(metric, node, lines, exposed)
                     metrics.append(metric)
                     lines.setdefault(metric.name, node)
         self.aliases(metrics, lines)
@@ -277,18 +295,20 @@ class _Parser:
     def audit(self, node: yaml.Node) -> AuditSpec:
         entries = self.mapping(node, "audit", ("table", "timestamp", "env", "missing"), ("table", "timestamp"))
         table = self.text(entries["table"], "audit.table") if "table" in entries else ""
-        if table and not _TABLE.match(table):
+        if table and not _TABLE.fullmatch(table):
             self.note(entries["table"], f"audit.table: {table!r} is not dataset.table or project.dataset.table")
         timestamp = self.column(entries["timestamp"], "audit.timestamp") if "timestamp" in entries else ""
         env = self.column(entries["env"], "audit.env") if "env" in entries else None
         missing = []
         if "missing" in entries:
-            for item in self.items(entries["missing"], "audit.missing"):
+            for item in self.items(entries["missing"], "audit.missing", may_be_empty=True):
                 pairs = []
                 for column, value in self.entries(item, "audit.missing").items():
-                    if not _COLUMN.match(column):
+                    if not _COLUMN.fullmatch(column):
                         self.note(value, f"audit.missing: {column!r} is not a column name")
                     pairs.append((column, self.number(value, f"audit.missing: {column}")))
+                if not pairs and isinstance(item, yaml.MappingNode):
+                    self.note(item, "audit.missing: expected at least one column with its value")
                 missing.append(tuple(pairs))
         return AuditSpec(table, timestamp, env, tuple(missing))
 
@@ -306,7 +326,7 @@ class _Parser:
         else:
             self.suffix(name, kind, entries["name"])
         help_text = " ".join(self.text(entries["help"], f"{name}: help").split()) if "help" in entries else ""
-        labels = self.labels(entries["labels"], name, kind) if "labels" in entries else ()
+        labels = self.labels(entries["labels"], name) if "labels" in entries else ()
         buckets = self.buckets(entries["buckets"], name, kind) if "buckets" in entries else ()
         if kind == "histogram" and "buckets" not in entries:
             self.note(node, f"{name}: a histogram needs 'buckets'")
@@ -322,7 +342,7 @@ class _Parser:
         name = self.text(node, "metric name")
         if not name:
             return ""
-        if not _METRIC_NAME.match(name):
+        if not _METRIC_NAME.fullmatch(name):
             why = "colons are reserved for recording rules" if ":" in name else "letters, digits and underscores only"
             self.note(node, f"{name!r} is not a legal metric name ({why}; no digit first)")
         elif name.startswith(RESERVED_PREFIXES):
@@ -345,17 +365,17 @@ class _Parser:
         if kind in ("gauge", "histogram", "untyped") and name.endswith(("_info", "_created")):
             self.note(node, f"{name}: names that end in _info or _created are reserved by OpenMetrics")
 
-    def labels(self, node: yaml.Node, name: str, kind: str) -> tuple[str, ...]:
+    def labels(self, node: yaml.Node, name: str) -> tuple[str, ...]:
         found: list[str] = []
-        for item in self.items(node, f"{name}: labels"):
+        for item in self.items(node, f"{name}: labels", may_be_empty=True):
             label = self.text(item, f"{name}: label")
             if not label:
                 continue
-            if not _LABEL_NAME.match(label) or label.startswith("__"):
+            if not _LABEL_NAME.fullmatch(label) or label.startswith("__"):
                 self.note(item, f"{name}: {label!r} is not a legal label name")
             elif label in TARGET_LABELS:
                 self.note(item, f"{name}: label {label!r} is set by Prometheus for the whole target")
-            elif label == "quantile" or (label == "le" and kind == "histogram"):
+            elif label in ("le", "quantile"):
                 self.note(item, f"{name}: label {label!r} is reserved for histograms and summaries")
             elif label in found:
                 self.note(item, f"{name}: label {label!r} appears twice")
@@ -402,7 +422,15 @@ class _Parser:
             if not given and isinstance(entries["values"], yaml.MappingNode):
                 self.note(entries["values"], f"{name}: audit.values: expected at least one label value")
             for label_value, raw in given.items():
+                if not label_value or not is_unicode(label_value):
+                    self.note(raw, f"{name}: audit.values: {label_value!r} cannot be a label's value")
                 text = self.text(raw, f"{name}: audit.values: {label_value}").lower()
+                if raw.tag.endswith(":bool") and text not in ("true", "false"):
+                    self.note(
+                        raw,
+                        f"{name}: audit.values: {label_value}: write true or false where the column holds flags, or "
+                        f"'{text}' in quotes where it holds that text",
+                    )
                 if text in (known for _, known in pairs):
                     self.note(raw, f"{name}: audit.values: {text!r} appears twice")
                 pairs.append((label_value, text))
@@ -447,15 +475,19 @@ class _Parser:
     # -- between metrics -------------------------------------------------------------------------------------------
 
     def clashes(
-        self, metric: MetricSpec, node: yaml.Node, others: list[MetricSpec], lines: Mapping[str, yaml.Node]
+        self, metric: MetricSpec, node: yaml.Node, lines: Mapping[str, yaml.Node], exposed: dict[str, str]
     ) -> None:
+        """Note a name that is taken; `exposed` holds, by exposed name, the metric that took it."""
         if metric.name in lines:
             self.note(node, f"{metric.name}: declared twice (first in line {lines[metric.name].start_mark.line + 1})")
             return
-        for other in others:
-            shared = set(exposed_names(metric)) & set(exposed_names(other))
-            if shared:
-                self.note(node, f"{metric.name}: clashes with {other.name}: both would expose {min(shared)}")
+        others: dict[str, str] = {}
+        for name in exposed_names(metric):
+            other = exposed.setdefault(name, metric.name)
+            if other != metric.name:
+                others.setdefault(other, name)
+        for other, name in others.items():
+            self.note(node, f"{metric.name}: clashes with {other}: both would expose {name}")
 
     def aliases(self, metrics: list[MetricSpec], lines: Mapping[str, yaml.Node]) -> None:
         by_name = {metric.name: metric for metric in metrics}
@@ -466,5 +498,8 @@ class _Parser:
             node = lines[metric.name]
             if target is None or target.alias_of is not None:
                 self.note(node, f"{metric.name}: alias_of: {metric.alias_of!r} is not a metric with a value of its own")
-            elif (target.type, target.labels) != (metric.type, metric.labels):
-                self.note(node, f"{metric.name}: must have the type and labels of {target.name}, whose alias it is")
+            elif (target.type, target.labels, target.buckets) != (metric.type, metric.labels, metric.buckets):
+                buckets = " and buckets" if "histogram" in (target.type, metric.type) else ""
+                self.note(
+                    node, f"{metric.name}: must have the type, labels{buckets} of {target.name}, whose alias it is"
+                )

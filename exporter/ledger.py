@@ -71,16 +71,15 @@ class Ledger:
         with self._lock:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._connection
-                except BaseException:
-                    self._connection.execute("ROLLBACK")
-                    raise
+                yield self._connection
                 self._connection.execute("COMMIT")
             except sqlite3.Error as error:
-                with contextlib.suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
                 raise StateError(f"state cannot be written: {error}") from error
+            finally:
+                # Still open only if something above failed; SQLite itself ends it on some errors, such as a full disk.
+                if self._connection.in_transaction:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._connection.execute("ROLLBACK")
 
     def save_reading(self, reading: Reading) -> None:
         """Keep the reading in place of the source's last one.

@@ -17,6 +17,7 @@ import dataclasses
 import logging
 import queue
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +54,8 @@ HEARTBEAT_SECONDS: Final = 5.0
 """The loop turns at least this often, whatever it waits for."""
 UNHEALTHY_AFTER_SECONDS: Final = 60.0
 """Without a turn for this long the loop counts as dead."""
+_DIGITS: Final = re.compile(r"\d+")
+"""Left out when two failures are compared, so that one outage is logged once although its message counts seconds."""
 
 
 @dataclass(frozen=True)
@@ -310,7 +313,7 @@ class Refresher:
         tracked.refreshes += 1
         tracked.failures[error.reason] = tracked.failures.get(error.reason, 0) + 1
         tracked.failed_in_a_row += 1
-        if tracked.error != str(error):
+        if tracked.error is None or _DIGITS.sub("", tracked.error) != _DIGITS.sub("", str(error)):
             log.warning("source %s is down (%s): %s", tracked.source.name, error.reason, error)
         tracked.up, tracked.error, tracked.reason = False, str(error), error.reason
         wait = self._interval
@@ -396,10 +399,11 @@ class Refresher:
     def _log_changes(self, tracked: _Tracked, reading: Reading) -> None:
         """Say once, not at every refresh, what an operator should know of a reading."""
         before = tracked.reading if tracked.up is not None else None
-        known = {*(before.gaps if before else ()), *(before.notes if before else ())}
-        for gap in reading.gaps:
-            if gap not in known:
-                log.warning("source %s: no value for %s: %s", tracked.source.name, gap.metric, gap.reason)
+        new_gaps = [gap for gap in reading.gaps if before is None or gap not in before.gaps]
+        if new_gaps:
+            listed = "; ".join(f"{gap.metric} ({gap.reason})" for gap in new_gaps)
+            log.warning("source %s gives no value for: %s", tracked.source.name, listed)
+        known = before.notes if before is not None else ()
         for note in reading.notes:
             if note not in known:
                 log.warning("source %s: %s", tracked.source.name, note)

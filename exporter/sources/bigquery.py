@@ -103,7 +103,7 @@ class BigQueryAudit:
         """Look at the table, and query it if that is due. See `Source.read`."""
         with self._errors(), self._adapter.deadline(self.timeout_seconds):
             client = self._connected()
-            table = client.get_table(self.table, retry=self._retry(), timeout=self._adapter.remaining())
+            table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
             now = self._clock()
             token = None if table.table_type in ALWAYS_QUERIED else _token(table)
             if still_good(
@@ -149,7 +149,7 @@ class BigQueryAudit:
         """
         with self._errors(), self._adapter.deadline(self.timeout_seconds):
             client = self._connected()
-            table = client.get_table(self.table, retry=self._retry(), timeout=self._adapter.remaining())
+            table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
             query = self._query_for(table, self._clock())
             config = self._job_config(query)
             config.dry_run = True
@@ -157,7 +157,7 @@ class BigQueryAudit:
                 query.sql,
                 job_config=config,
                 location=table.location,
-                retry=self._retry(),
+                retry=self.retry(),
                 job_retry=None,
                 timeout=self._adapter.remaining(),
             )
@@ -182,10 +182,11 @@ class BigQueryAudit:
         if self._client is not None:
             self._client.close()  # type: ignore[no-untyped-call]  # Google's clients are typed in part
 
-    def client(self) -> bigquery.Client:
-        """Google's client with this source's deadline adapter, for `init-audit`."""
-        with self._errors():
-            return self._connected()
+    @contextlib.contextmanager
+    def session(self) -> Iterator[bigquery.Client]:
+        """Google's client for one piece of work under the deadline, its errors turned into ours. For `init-audit`."""
+        with self._errors(), self._adapter.deadline(self.timeout_seconds):
+            yield self._connected()
 
     # -- parts of a refresh ----------------------------------------------------------------------------------------
 
@@ -221,7 +222,7 @@ class BigQueryAudit:
         return found
 
     def _query_for(self, table: bigquery.Table, now: float) -> AuditQuery:
-        columns = [Column(field.name, _type(field)) for field in table.schema]
+        columns = [Column(field.name, google_type(field)) for field in table.schema]
         filters, parameters = _filters(table, columns, self._catalog.audit.timestamp)
         reference = table.reference
         return build_query(
@@ -258,16 +259,14 @@ class BigQueryAudit:
                     job_config=self._job_config(query),
                     job_id=job_id,
                     location=location,
-                    retry=self._retry(),
+                    retry=self.retry(),
                     job_retry=None,
                     timeout=self._adapter.remaining(),
                 )
             except api.Conflict:  # the first attempt got through after all, only its answer did not
-                found = client.get_job(
-                    job_id, location=location, retry=self._retry(), timeout=self._adapter.remaining()
-                )
+                found = client.get_job(job_id, location=location, retry=self.retry(), timeout=self._adapter.remaining())
                 job = typing.cast(bigquery.QueryJob, found)
-            rows = list(job.result(retry=self._retry(), job_retry=None, timeout=self._adapter.remaining()))
+            rows = list(job.result(retry=self.retry(), job_retry=None, timeout=self._adapter.remaining()))
             finished = True
         except (api.ClientError, BadData):
             finished = True  # BigQuery refused it or it ended: there is nothing to cancel
@@ -283,10 +282,10 @@ class BigQueryAudit:
         """Ask BigQuery to stop a job that nobody waits for any more. Best effort: jobTimeoutMs ends it too."""
         with contextlib.suppress(SourceError, api.GoogleAPIError, auth.GoogleAuthError, requests.RequestException):
             with self._adapter.deadline(CANCEL_SECONDS):
-                client.cancel_job(job_id, location=location, retry=self._retry(), timeout=CANCEL_SECONDS)
+                client.cancel_job(job_id, location=location, retry=self.retry(), timeout=CANCEL_SECONDS)
             log.info("cancelled query job %s, which did not finish in time", job_id)
 
-    def _retry(self) -> Any:
+    def retry(self) -> Any:
         """Google's own choice of what is worth repeating, bounded."""
         seconds = min(RETRY_SECONDS, self.timeout_seconds / 2)
         return bigquery.DEFAULT_RETRY.with_timeout(seconds).with_delay(initial=0.25, maximum=2.0, multiplier=2.0)
@@ -333,6 +332,10 @@ class BigQueryAudit:
     def _auth_error(self, error: auth.GoogleAuthError) -> SourceError:
         if isinstance(error, auth.TransportError):
             return SourceUnavailable("Google's token endpoint cannot be reached. Is the network up?")
+        if isinstance(error, auth.InvalidOperation):
+            return SourceUnavailable(
+                "BigQuery did not accept the credentials, and they cannot be renewed.", reason="auth"
+            )
         path = self._settings.google_credentials
         if isinstance(error, auth.RefreshError):
             return SourceUnavailable(
@@ -419,7 +422,7 @@ def _token(table: bigquery.Table) -> str:
     return hashlib.sha256(json.dumps(state, default=str).encode()).hexdigest()[:24]
 
 
-def _type(field: bigquery.SchemaField) -> str:
+def google_type(field: bigquery.SchemaField) -> str:
     """The field's GoogleSQL type; the API still says FLOAT, INTEGER, BOOLEAN and RECORD."""
     name = _LEGACY_TYPES.get(field.field_type, field.field_type)
     return f"ARRAY<{name}>" if field.mode == "REPEATED" else str(name)

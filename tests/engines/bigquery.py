@@ -6,8 +6,13 @@ from BigQuery's, the methods here make up for it, so that a test sees what BigQu
 - It moves `lastModifiedTime` and `etag` only on tables.patch, so every change made here ends with a patch.
 - `ALTER TABLE` does not reach the schema in tables.get and a patched schema does not reach the data: both are done.
 - It echoes type names as given, BigQuery answers with the legacy ones (FLOAT, INTEGER, BOOLEAN): they are stored so.
-- It takes `requirePartitionFilter` only inside `timePartitioning`, and does not enforce it.
-- It never reports `location`, a streaming buffer, or bytes processed or billed.
+- It answers a failed jobs.query with 200, no rows and a list of errors that Google's client does not look at, takes
+  `requirePartitionFilter` only inside `timePartitioning`, and reports no `location`: `as_bigquery` stands before it
+  and puts the three right.
+
+What stays different: `requirePartitionFilter`, `maximumBytesBilled` and `jobTimeoutMs` are not enforced, bytes
+processed and billed are 0 or absent, nothing is ever a cache hit, a query cannot be cancelled, DML leaves `numRows`
+as it was, and there is no streaming buffer.
 """
 
 import contextlib
@@ -15,11 +20,13 @@ import io
 import itertools
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,11 +36,15 @@ from google.cloud import bigquery
 
 from tests.engines import install
 from tests.engines.process import ServerProcess, free_port, http_ready
+from tests.faults import Exchange, FaultProxy, Reply
 
 PROJECT: Final = "test-project"
 _READY_WITHIN: Final = 180.0
 _LEGACY_TYPES: Final = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN"}
 _JOB_TIMEOUT: Final = 60.0
+_LOCATION: Final = "US"
+_TABLE_PATH: Final = re.compile(r"/tables/[^/]+$")
+_REASONS: Final = {"notFound": (404, "NOT_FOUND"), "accessDenied": (403, "PERMISSION_DENIED")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +75,7 @@ class BigQueryEmulator:
         """Make a dataset with a name that no other test uses, and return its id in full, `project.dataset`."""
         dataset = f"{self.project}.{prefix}_{next(self._serial)}_{uuid.uuid4().hex[:8]}"
         with self.client() as client:
-            client.create_dataset(dataset)
+            client.create_dataset(dataset, retry=None)
         return dataset
 
     def create_table(
@@ -83,7 +94,7 @@ class BigQueryEmulator:
             dataset: `project.dataset`; a new one when None.
             name: the table's name in the dataset.
             partition_by: a column the table is partitioned on by day.
-            require_partition_filter: what tables.get says; the emulator does not enforce it. Needs `partition_by`.
+            require_partition_filter: what tables.get says; it is not enforced. Needs `partition_by`.
         """
         full = f"{dataset or self.create_dataset()}.{name}"
         table = bigquery.Table(full, schema=_fields(schema))
@@ -95,7 +106,7 @@ class BigQueryEmulator:
         elif require_partition_filter:
             raise ValueError("require_partition_filter needs partition_by")
         with self.client() as client:
-            client.create_table(table)
+            client.create_table(table, retry=None)
         return full
 
     def create_view(self, query: str, *, dataset: str | None = None, name: str = "logs") -> str:
@@ -146,7 +157,7 @@ class BigQueryEmulator:
         with self.client() as client:
             present = client.get_table(table)
             present.schema = [*present.schema, *_fields({name: kind})]
-            client.update_table(present, ["schema"])
+            client.update_table(present, ["schema"], retry=None)
 
     def drop_column(self, table: str, name: str) -> None:
         """Remove a column from a table."""
@@ -154,12 +165,16 @@ class BigQueryEmulator:
         with self.client() as client:
             present = client.get_table(table)
             present.schema = [column for column in present.schema if column.name != name]
-            client.update_table(present, ["schema"])
+            client.update_table(present, ["schema"], retry=None)
 
     def drop_table(self, table: str) -> None:
         """Remove a table or view. It must exist."""
         with self.client() as client:
-            client.delete_table(table)
+            # The emulator answers 500 to tables.delete of a view, which the client would retry for minutes.
+            if client.get_table(table).table_type == "VIEW":
+                self.query(f"DROP VIEW `{table}`")
+            else:
+                client.delete_table(table, retry=None)
 
     def execute(self, table: str, statement: str) -> None:
         """Run a DML statement that changes `table`, and move the table's metadata as BigQuery does."""
@@ -169,12 +184,12 @@ class BigQueryEmulator:
     def touch(self, table: str) -> None:
         """Move the table's `lastModifiedTime` and `etag`."""
         with self.client() as client:
-            client.update_table(client.get_table(table), ["description"])
+            client.update_table(client.get_table(table, retry=None), ["description"], retry=None)
 
     def query(self, statement: str) -> list[dict[str, Any]]:
         """The rows of a query, in full."""
         with self.client() as client:
-            return [dict(row.items()) for row in client.query_and_wait(statement, wait_timeout=_JOB_TIMEOUT)]
+            return [dict(row.items()) for row in client.query_and_wait(statement, retry=None, job_retry=None)]
 
 
 @pytest.fixture(scope="session")
@@ -207,8 +222,32 @@ def running(log: Path) -> Iterator[str]:
         ready=http_ready(f"{url}/readyz"),
         ready_within=_READY_WITHIN,
     )
-    with server:
-        yield url
+    with server, FaultProxy(url) as proxy:
+        proxy.add(as_bigquery)
+        yield proxy.url
+
+
+def as_bigquery(exchange: Exchange) -> None:
+    """Answer what the emulator answers, with its departures from BigQuery's REST interface put right."""
+    reply = exchange.ask_upstream()
+    method, path = exchange.request.method, exchange.request.path
+    if reply.status == HTTPStatus.OK and method == "POST" and path.endswith("/queries"):
+        reply = _failed_query(json.loads(reply.body)) or reply
+    elif reply.status == HTTPStatus.OK and method == "GET" and _TABLE_PATH.search(path):
+        table = json.loads(reply.body) | {"location": _LOCATION}
+        if table.get("timePartitioning", {}).get("requirePartitionFilter"):
+            table["requirePartitionFilter"] = True
+        reply = Reply(reply.status, json.dumps(table).encode(), reply.headers)
+    exchange.send(reply)
+
+
+def _failed_query(answer: Mapping[str, Any]) -> Reply | None:
+    """The error that BigQuery gives in place of an answer that has errors."""
+    if not (errors := answer.get("errors")):
+        return None
+    code, status = _REASONS.get(errors[0].get("reason"), (400, "INVALID_ARGUMENT"))
+    error = {"code": code, "message": errors[0].get("message", ""), "errors": errors, "status": status}
+    return Reply(code, json.dumps({"error": error}).encode(), {"Content-Type": "application/json"})
 
 
 def _fields(schema: Mapping[str, str]) -> list[bigquery.SchemaField]:

@@ -100,7 +100,7 @@ def install(name: str, say: Callable[[str], None] = print) -> Path:
     python = home / "bin" / "python"
     say(f"{name}: installing {' '.join(engine.pins)}")
     constraint = ["--constraint", engine.constraints] if engine.constraints else []
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *constraint, *engine.pins], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-qq", *constraint, *engine.pins], check=True)
     for program in engine.post_install:
         say(f"{name}: running {program}")
         subprocess.run([python, "-c", program], check=True)
@@ -123,12 +123,12 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             install(name)
         except subprocess.CalledProcessError as error:
-            print(f"{name}: not installed, this failed: {error}", file=sys.stderr)
+            print(f"{name}: not installed, this failed: {error}", file=sys.stderr)  # noqa: T201  (a command line's own output)
             return 1
     if options.list:
         for name, engine in ENGINES.items():
             state = f"installed in {engine_home(name)}" if is_installed(name) else "not installed"
-            print(f"{name}: {state}; {' '.join(engine.pins)}")
+            print(f"{name}: {state}; {' '.join(engine.pins)}")  # noqa: T201  (likewise)
     return 0
 
 

@@ -1,0 +1,64 @@
+# Everything a user or contributor needs. Each target makes what it depends on, on a machine that has Python 3.11+.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format docs engines pin clean
+
+help: ## Show this list
+	@echo "usage: make TARGET"; echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-10s%s\n", $$1, $$2 }'
+
+run: $(VENV)/.run ## Serve on :9101 (sample data unless GOOGLE_CLOUD_PROJECT or AUDIT_URL is set); stop with Ctrl-C
+	@echo "Serving http://localhost:$${EXPORTER_PORT:-9101}/ (metrics: /metrics, state: /health). Ctrl-C stops it."
+	@exec $(BIN)/python -m exporter serve
+
+test: $(VENV)/.dev ## Run all tests; those that need a real engine are skipped where it is missing (see make engines)
+	@echo "Running the tests. Skipped ones are listed at the end with what they need."
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## Check types, style and formatting
+	$(BIN)/mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.run ## Write docs/metrics.md and docs/configuration.md anew from the code
+	$(BIN)/python scripts/generate_docs.py
+
+engines: $(VENV)/.dev ## Install the real engines that tests use (a BigQuery emulator), each in its own environment
+	$(BIN)/python -m tests.engines.install bigquery
+
+pin: ## Pin requirements.txt and requirements-dev.txt anew from the .in files
+	$(call need_python)
+	$(PYTHON) -m venv --clear $(VENV)-pin
+	$(VENV)-pin/bin/pip install --quiet pip-tools
+	for name in requirements requirements-dev; do $(VENV)-pin/bin/pip-compile --upgrade --quiet --strip-extras --no-header \
+		--no-emit-index-url --no-emit-find-links --annotation-style=line --output-file $$name.txt $$name.in || exit 1; done
+	rm -rf $(VENV)-pin
+
+clean: ## Remove the environments and caches (not audit.duckdb, not exporter-state)
+	rm -rf $(VENV) .engines .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+define need_python
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or later is needed (set PYTHON=/path/to/python)"; exit 1; }
+endef
+
+$(VENV)/.run: requirements.txt
+	$(call need_python)
+	@echo "Making $(VENV) with $(PYTHON) and installing what the exporter runs on (about a minute, once)."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "error: on Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.txt
+	@echo "Installing what tests and checks need."
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

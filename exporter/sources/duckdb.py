@@ -1,0 +1,353 @@
+"""The audit log in an embedded DuckDB file, or in Parquet, CSV or JSON-lines files.
+
+The query is the one that BigQuery runs; sqlglot translates its dialect. A file is opened read-only, for each query
+anew, and only when its inode, size or time of change differ from those of the last answer, so a writer is never kept
+out for longer than the query takes.
+"""
+
+import contextlib
+import dataclasses
+import glob
+import hashlib
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import sqlglot
+
+from exporter.catalog import Catalog
+from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
+from exporter.settings import AuditLocation, Settings
+from exporter.snapshot import Reading, Sample
+from exporter.sources.audit import (
+    SOURCE_NAME,
+    AuditQuery,
+    Column,
+    audit_identity,
+    build_query,
+    read_row,
+    recompute_at,
+    still_good,
+)
+from exporter.sources.sample import SAMPLE_COMMENT
+
+log = logging.getLogger(__name__)
+
+CONFIG: Final[Mapping[str, str]] = {
+    "threads": "2",
+    "memory_limit": "512MB",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
+"""A small guest: two threads, bounded memory, and nothing fetched from the network."""
+LOCK_WAIT_SECONDS: Final = 0.1
+
+_INTEGERS: Final = frozenset(
+    {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
+    | {"UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"}
+)
+_TYPES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(_INTEGERS, "INT64"),
+    "DOUBLE": "FLOAT64",
+    "FLOAT": "FLOAT64",
+    "BOOLEAN": "BOOL",
+    "VARCHAR": "STRING",
+    "UUID": "STRING",
+    "TIMESTAMP WITH TIME ZONE": "TIMESTAMP",
+    "TIMESTAMP": "DATETIME",
+    "TIMESTAMP_S": "DATETIME",
+    "TIMESTAMP_MS": "DATETIME",
+    "TIMESTAMP_NS": "DATETIME",
+    "DATE": "DATE",
+}
+_READERS: Final[Mapping[str, str]] = {
+    "parquet": "read_parquet({files}, union_by_name = true)",
+    "csv": "read_csv({files}, union_by_name = true)",
+    "jsonl": "read_json({files}, union_by_name = true, format = 'newline_delimited')",
+}
+
+
+class DuckDBAudit:
+    """The audit log, read by DuckDB. See `exporter.sources.Source`.
+
+    Args:
+        clock: Unix seconds.
+        pause: waits some seconds, or until the event is set, before a locked file is tried again.
+    """
+
+    name = SOURCE_NAME
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        clock: Callable[[], float] = time.time,
+        pause: Callable[[threading.Event, float], object] = threading.Event.wait,
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._clock = clock
+        self._pause = pause
+        self._location = settings.embedded
+        self._stop = threading.Event()
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._lock = threading.Lock()
+        self.timeout_seconds = settings.audit_timeout_seconds
+        self.schema, self.table = table_name(settings, catalog)
+        self.identity = audit_identity(settings, "duckdb", f"{self._location}:{self.schema}.{self.table}")
+
+    def read(self, previous: Reading | None) -> Reading:
+        """Look at the files, and query them if they changed. See `Source.read`."""
+        self._stop.clear()
+        with self._deadline(), errors(self._location, self._stop, self.timeout_seconds):
+            if self._settings.wants_sample_data and self._location.kind == "duckdb":
+                from exporter.sources.duckdb_init import create_sample
+
+                create_sample(Path(self._location.path), self.schema, self.table, self._clock())
+            files = self._files()
+            token = _token(files)
+            now = self._clock()
+            if still_good(
+                previous,
+                identity=self.identity,
+                catalog=self._catalog.fingerprint,
+                token=token,
+                now=now,
+                max_age=self._settings.audit_max_query_age_seconds,
+            ):
+                assert previous is not None  # noqa: S101 -- still_good says so
+                return dataclasses.replace(previous, read_at=now)
+            with self._opened(files) as connection:
+                columns, sample = self._columns(connection)
+                query = build_query(
+                    self._catalog,
+                    columns,
+                    table=f"`{self.schema}.{self.table}`",
+                    env=self._settings.audit_env,
+                    now=now,
+                )
+                row = _run(connection, query)
+            answer = read_row(query, row)
+            notes = answer.notes
+            if sample:
+                notes = ("this is sample history, not your pipeline's: set GOOGLE_CLOUD_PROJECT or AUDIT_URL", *notes)
+            return Reading(
+                source=self.name,
+                identity=self.identity,
+                catalog=self._catalog.fingerprint,
+                read_at=now,
+                queried_at=now,
+                token=token,
+                observations=answer.observations,
+                gaps=answer.gaps,
+                notes=notes,
+                facts={
+                    "engine": "duckdb",
+                    "location": str(self._location),
+                    "table": f"{self.schema}.{self.table}",
+                    "rows": answer.rows,
+                    "last_record_at": answer.last_record_at,
+                    "sample_data": sample,
+                    "missing_columns": ", ".join(query.missing_columns) or None,
+                },
+                valid_until=recompute_at(answer),
+            )
+
+    def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
+        """Nothing to count: nothing is billed."""
+        return {}
+
+    def interrupt(self) -> None:
+        """End a query, or the wait for a lock, that is under way."""
+        self._stop.set()
+        with self._lock:
+            if self._connection is not None:
+                self._connection.interrupt()
+
+    def close(self) -> None:
+        """Nothing stays open between reads."""
+
+    # -- parts of a refresh ----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _deadline(self) -> Iterator[None]:
+        watchdog = threading.Timer(self.timeout_seconds, self.interrupt)
+        watchdog.daemon = True
+        watchdog.name = "deadline"
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+
+    def _files(self) -> list[Path]:
+        """The files that make up the log.
+
+        Raises:
+            SourceUnavailable: there is none.
+        """
+        path = self._location.path
+        if self._location.kind == "duckdb":
+            if not Path(path).exists():
+                raise SourceUnavailable(
+                    f"There is no file {path}. Create it with `python -m exporter init-audit`, or set "
+                    "AUDIT_SAMPLE_DATA=true to have it made with sample history.",
+                    reason="not_found",
+                )
+            return [Path(path)]
+        found = sorted(glob.glob(path, recursive=True)) if self._location.is_glob else [path]  # noqa: PTH207 -- absolute patterns too
+        files = [Path(name) for name in found if Path(name).is_file()]
+        if not files:
+            raise SourceUnavailable(f"No file matches {path}: check AUDIT_URL.", reason="not_found")
+        return files
+
+    @contextlib.contextmanager
+    def _opened(self, files: list[Path]) -> Iterator[duckdb.DuckDBPyConnection]:
+        connection = self._connect()
+        try:
+            with self._lock:
+                self._connection = connection
+            if self._stop.is_set():  # interrupted before there was a connection to interrupt
+                raise duckdb.InterruptException
+            connection.execute("SET TimeZone = 'UTC'")
+            if self._location.kind != "duckdb":
+                _view(connection, self._location.kind, files, self.schema, self.table)
+            yield connection
+        finally:
+            with self._lock:
+                self._connection = None
+            connection.close()
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        """Open the file, waiting for a writer that has it locked for as long as the deadline allows."""
+        if self._location.kind != "duckdb":
+            return duckdb.connect(config=dict(CONFIG))
+        while True:
+            try:
+                return duckdb.connect(self._location.path, read_only=True, config=dict(CONFIG))
+            except duckdb.IOException as error:
+                if "Could not set lock" not in str(error):
+                    raise
+                self._pause(self._stop, LOCK_WAIT_SECONDS)
+                if self._stop.is_set():
+                    raise
+
+    def _columns(self, connection: duckdb.DuckDBPyConnection) -> tuple[list[Column], bool]:
+        """The table's columns in GoogleSQL types, and whether it holds the sample history."""
+        found = connection.execute(
+            "SELECT column_name, data_type FROM duckdb_columns() "
+            "WHERE schema_name = ? AND table_name = ? AND database_name = current_database() ORDER BY column_index",
+            [self.schema, self.table],
+        ).fetchall()
+        if not found:
+            raise SourceUnavailable(
+                f"{self._location.path} has no table {self.schema}.{self.table}. Correct AUDIT_TABLE, or create the "
+                "table with `python -m exporter init-audit`.",
+                reason="not_found",
+            )
+        comment = connection.execute(
+            "SELECT comment FROM duckdb_tables() WHERE schema_name = ? AND table_name = ?", [self.schema, self.table]
+        ).fetchone()
+        return [Column(name, google_type(kind)) for name, kind in found], comment == (SAMPLE_COMMENT,)
+
+
+def table_name(settings: Settings, catalog: Catalog) -> tuple[str, str]:
+    """Schema and table in the file; a project before them is left out."""
+    name = settings.audit_table or catalog.audit.table
+    schema, table = name.split(".")[-2:]
+    return schema, table
+
+
+def google_type(kind: str) -> str:
+    """The GoogleSQL type that a DuckDB type reads as; others keep their name, which no metric can be read from."""
+    if kind.startswith("DECIMAL"):
+        return "NUMERIC" if not kind.endswith("]") else kind
+    if kind.startswith("ENUM") and not kind.endswith("]"):
+        return "STRING"
+    return _TYPES.get(kind, kind)
+
+
+@contextlib.contextmanager
+def errors(location: AuditLocation, stop: threading.Event | None = None, seconds: float = 0.0) -> Iterator[None]:
+    """The one place where the exceptions of DuckDB and of the file system become ours.
+
+    Args:
+        stop: set when the call was interrupted, which then explains whatever failed.
+        seconds: the deadline, for the message.
+    """
+    try:
+        yield
+    except SourceError:
+        raise
+    except (duckdb.Error, OSError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "Could not set lock" in said:
+            holder = re.search(r"\(PID (\d+)\)", said)
+            raise SourceUnavailable(
+                f"{location.path} is locked by a writer{f' (process {holder[1]})' if holder else ''}: let it close its "
+                "connection between writes."
+            ) from error
+        if stop is not None and stop.is_set():
+            raise SourceTimeout(f"The audit log was not read within {seconds:g} s.") from error
+        raise _translate(location, error, said) from error
+
+
+def _translate(location: AuditLocation, error: Exception, said: str) -> SourceError:
+    if "Permission denied" in said or isinstance(error, PermissionError):
+        return SourceUnavailable(f"{location.path} cannot be read or written: permission denied.", reason="permission")
+    if isinstance(error, FileNotFoundError) or "No files found" in said or "does not exist" in said:
+        return SourceUnavailable(
+            f"{location.path} does not exist: check AUDIT_URL. DuckDB said: {said}", reason="not_found"
+        )
+    if "not a valid DuckDB database" in said:
+        return BadData(f"{location.path} is not a DuckDB database.")
+    if isinstance(error, duckdb.IOException) and "version number" in said:
+        return BadData(f"{location.path} was written by another version of DuckDB. DuckDB said: {said}")
+    if isinstance(error, OSError):
+        return SourceUnavailable(f"{location.path}: {error.strerror or said}")
+    return BadData(f"{location.path} cannot be read: {said[:300]}")
+
+
+def _token(files: list[Path]) -> str:
+    """A digest of everything that moves when a file is written: also a write-ahead log beside a database."""
+    state: list[object] = []
+    for file in files:
+        for path in (file, file.with_name(file.name + ".wal")):
+            with contextlib.suppress(FileNotFoundError):
+                stat = path.stat()
+                state.append([str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns])
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24]
+
+
+def _view(connection: duckdb.DuckDBPyConnection, kind: str, files: list[Path], schema: str, table: str) -> None:
+    """Make the files look like the catalogue's table. Columns may differ between files; absent ones are NULL."""
+    names = "[" + ", ".join(_literal(str(file)) for file in files) + "]"
+    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)}")
+    reader = _READERS[kind].format(files=names)
+    connection.execute(f"CREATE VIEW {identifier(schema)}.{identifier(table)} AS SELECT * FROM {reader}")  # noqa: S608
+
+
+def _run(connection: duckdb.DuckDBPyConnection, query: AuditQuery) -> Mapping[str, Any]:
+    (sql,) = sqlglot.transpile(query.sql, read="bigquery", write="duckdb")
+    values = {p.name: p.value for p in query.parameters if f"${p.name}" in sql}
+    cursor = connection.execute(sql, values)
+    names = [column[0] for column in cursor.description or ()]
+    rows = cursor.fetchall()
+    if len(rows) != 1:
+        raise BadData(f"The audit query returned {len(rows)} rows instead of one.")
+    return dict(zip(names, rows[0], strict=True))
+
+
+def identifier(name: str) -> str:
+    """A quoted DuckDB identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,559 @@
+"""The BigQuery source: Google's own client over HTTP against a real emulator, with faults made at the transport."""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.catalog import Catalog, load_catalog
+from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
+from exporter.settings import Settings
+from exporter.snapshot import Reading
+from exporter.sources.bigquery import BigQueryAudit
+from tests import faults
+from tests.engines.bigquery import BigQueryEmulator
+
+NOW = 1_790_000_000.0
+DAY = 86400.0
+SCHEMA = {
+    "timestamp": "TIMESTAMP",
+    "drift_detected": "BOOL",
+    "drift_share": "FLOAT64",
+    "drifted_features_count": "INT64",
+    "r2": "FLOAT64",
+    "rmse": "FLOAT64",
+    "champion_r2_baseline": "FLOAT64",
+    "r2_current": "FLOAT64",
+    "r2_baseline": "FLOAT64",
+    "r2_train": "FLOAT64",
+    "model_improvement": "FLOAT64",
+    "fine_tune_triggered": "BOOL",
+    "fine_tune_success": "BOOL",
+    "deployment_decision": "STRING",
+    "env": "STRING",
+    "error_message": "STRING",
+    "run_id": "STRING",
+}
+
+
+def at(days_ago: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(NOW - days_ago * DAY))
+
+
+def row(days_ago: float, **values: Any) -> dict[str, Any]:
+    return {"timestamp": at(days_ago), "env": "prod", **values}
+
+
+HISTORY = [
+    row(21, r2=0.80, rmse=50.0, champion_r2_baseline=0.82, drift_detected=False, drift_share=0.1,
+        drifted_features_count=1, deployment_decision="not_triggered", fine_tune_triggered=False),
+    row(14, r2=0.60, rmse=72.5, champion_r2_baseline=0.81, drift_detected=True, drift_share=0.6,
+        drifted_features_count=6, deployment_decision="deploy", fine_tune_triggered=True, fine_tune_success=True,
+        r2_current=0.78, r2_baseline=0.79, r2_train=0.85, model_improvement=0.18),
+    row(7, r2=0.77, rmse=55.25, drift_detected=False, drift_share=0.2, drifted_features_count=2,
+        deployment_decision="skip", fine_tune_triggered=True, fine_tune_success=False),
+    # The sentinels of older writers: this row says nothing of r2 and rmse.
+    row(1, r2=0.0, rmse=999.0, deployment_decision="reject", fine_tune_triggered=False),
+]  # fmt: skip
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load_catalog()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def proxy(bigquery_emulator: BigQueryEmulator) -> Iterator[faults.FaultProxy]:
+    with faults.FaultProxy(bigquery_emulator.url) as made:
+        yield made
+
+
+Connect = Callable[..., BigQueryAudit]
+
+
+@pytest.fixture
+def connect(proxy: faults.FaultProxy, catalog: Catalog, clock: Clock) -> Iterator[Connect]:
+    made: list[BigQueryAudit] = []
+
+    def make(table: str, catalog: Catalog = catalog, **env: str) -> BigQueryAudit:
+        settings = Settings.from_env(
+            {"GOOGLE_CLOUD_PROJECT": "test-project", "BIGQUERY_EMULATOR_HOST": proxy.url, "AUDIT_TABLE": table, **env}
+        )
+        made.append(BigQueryAudit(settings, catalog, clock))
+        return made[-1]
+
+    yield make
+    for source in made:
+        source.close()
+
+
+@pytest.fixture
+def table(bigquery_emulator: BigQueryEmulator) -> str:
+    name = bigquery_emulator.create_table(SCHEMA, partition_by="timestamp", require_partition_filter=True)
+    bigquery_emulator.load(name, HISTORY)
+    return name
+
+
+def gauge(reading: Reading, metric: str) -> float | None:
+    observation = reading.observations.get(metric)
+    return None if observation is None else observation.samples[0].value  # type: ignore[union-attr]
+
+
+def counts(reading: Reading, metric: str) -> dict[str, float]:
+    return {s.labels[0][1]: s.value for s in reading.observations[metric].samples}  # type: ignore[union-attr]
+
+
+def queries(proxy: faults.FaultProxy) -> int:
+    """Queries sent, counted at the HTTP level."""
+    return sum(
+        1 for request in proxy.requests if request.method == "POST" and request.path.endswith(("/jobs", "/queries"))
+    )
+
+
+def outcomes(source: BigQueryAudit) -> dict[str, float]:
+    return {s.labels[0][1]: s.value for s in source.telemetry()["mlops_exporter_bigquery_queries_total"]}
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_audit_metric_has_the_value_that_the_rows_say(connect: Connect, table: str):
+    reading = connect(table).read(None)
+    assert gauge(reading, "bike_model_r2_champion_current") == 0.77
+    assert gauge(reading, "bike_model_rmse_production") == 55.25
+    assert gauge(reading, "bike_model_r2_champion_baseline") == 0.81
+    assert gauge(reading, "bike_model_r2_challenger_current") == 0.78
+    assert gauge(reading, "bike_model_r2_challenger_baseline") == 0.79
+    assert gauge(reading, "bike_model_improvement_delta") == pytest.approx(0.18)
+    assert gauge(reading, "bike_drift_detected") == 0
+    assert gauge(reading, "bike_drift_share") == 0.2
+    assert gauge(reading, "bike_drifted_features_count") == 2
+    assert counts(reading, "bike_model_deployments_total") == {"deploy": 1, "skip": 1, "reject": 1}
+    assert counts(reading, "bike_training_runs_total") == {"success": 1, "failed": 1}
+    assert reading.facts["rows"] == 4
+    assert reading.facts["last_record_at"] == NOW - DAY
+    assert reading.observations["bike_model_r2_champion_current"].observed_at == NOW - 7 * DAY
+    assert reading.gaps == ()
+
+
+def test_the_query_filters_on_the_partitioning_column(connect: Connect, table: str, proxy: faults.FaultProxy):
+    connect(table).read(None)
+    sent = [r.json()["configuration"] for r in proxy.requests if r.method == "POST" and r.path.endswith("/jobs")]
+    assert len(sent) == 1
+    assert "WHERE `timestamp` >= @from0" in sent[0]["query"]["query"]
+    assert sent[0]["query"]["maximumBytesBilled"] == str(1024**3)
+    assert sent[0]["query"]["useQueryCache"] is True
+    assert sent[0]["jobTimeoutMs"] == "30000"
+    assert sent[0]["labels"] == {"app": "mlops-exporter", "purpose": "audit-log"}
+
+
+def test_only_the_rows_of_the_env_count(connect: Connect, table: str, bigquery_emulator: BigQueryEmulator):
+    bigquery_emulator.load(table, [{**row(0.5), "env": "dev", "r2": 0.99, "deployment_decision": "deploy"}])
+    reading = connect(table, AUDIT_ENV="prod").read(None)
+    assert gauge(reading, "bike_model_r2_champion_current") == 0.77
+    assert counts(reading, "bike_model_deployments_total")["deploy"] == 1
+    reading = connect(table, AUDIT_ENV="dev").read(None)
+    assert gauge(reading, "bike_model_r2_champion_current") == 0.99
+    assert gauge(reading, "bike_model_rmse_production") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        ("NUMERIC", Decimal("0.75"), 0.75),
+        ("INT64", 1, 1.0),
+        ("BOOL", True, 1.0),
+        ("STRING", "0.75", 0.75),
+        ("STRING", "True", 1.0),
+        ("STRING", "n/a", None),
+        ("FLOAT64", float("nan"), None),
+        ("FLOAT64", float("inf"), None),
+        ("FLOAT64", float("-inf"), None),
+        ("FLOAT64", None, None),
+    ],
+)
+def test_column_types_and_missing_values(connect: Connect, bigquery_emulator: BigQueryEmulator, kind, value, expected):
+    name = bigquery_emulator.create_table({"timestamp": "TIMESTAMP", "drift_share": kind})
+    bigquery_emulator.load(name, [{"timestamp": at(1), "drift_share": value}])
+    reading = connect(name).read(None)
+    assert gauge(reading, "bike_drift_share") == expected
+    if value == "n/a":
+        assert reading.notes == ("column drift_share: 1 row with text that is not a number, left out",)
+
+
+@pytest.mark.parametrize("kind", ["DATETIME", "DATE", "STRING", "TIMESTAMP"])
+def test_types_of_the_timestamp_column(connect: Connect, bigquery_emulator: BigQueryEmulator, kind: str):
+    name = bigquery_emulator.create_table({"timestamp": kind, "r2": "FLOAT64"})
+    text = {"DATE": "2026-09-01", "DATETIME": "2026-09-01T00:00:00"}.get(kind, "2026-09-01T00:00:00Z")
+    bigquery_emulator.load(name, [{"timestamp": text, "r2": 0.5}])
+    reading = connect(name).read(None)
+    assert gauge(reading, "bike_model_r2_champion_current") == 0.5
+    assert reading.facts["last_record_at"] == 1_788_220_800.0
+
+
+def test_a_column_of_a_type_that_makes_no_sense_costs_only_its_metric(
+    connect: Connect, bigquery_emulator: BigQueryEmulator
+):
+    name = bigquery_emulator.create_table({**SCHEMA, "r2": "DATE"})
+    bigquery_emulator.load(name, [row(1, rmse=60.0)])
+    reading = connect(name).read(None)
+    assert gauge(reading, "bike_model_rmse_production") == 60.0
+    assert [gap.metric for gap in reading.gaps if "type DATE" in gap.reason] == ["bike_model_r2_champion_current"]
+
+
+def test_an_empty_table_gives_no_gauge_and_counters_at_zero(connect: Connect, bigquery_emulator: BigQueryEmulator):
+    reading = connect(bigquery_emulator.create_table(SCHEMA)).read(None)
+    assert set(reading.observations) == {"bike_model_deployments_total", "bike_training_runs_total"}
+    assert counts(reading, "bike_model_deployments_total") == {"deploy": 0, "skip": 0, "reject": 0}
+    assert reading.facts["last_record_at"] is None
+
+
+def test_duplicate_timestamps_give_the_larger_value_every_time(connect: Connect, bigquery_emulator: BigQueryEmulator):
+    name = bigquery_emulator.create_table(SCHEMA)
+    bigquery_emulator.load(name, [row(1, r2=0.3), row(1, r2=0.9), row(1, r2=0.6)])
+    assert {gauge(connect(name).read(None), "bike_model_r2_champion_current") for _ in range(5)} == {0.9}
+
+
+def test_rows_from_the_future_give_no_gauge_until_their_time_comes(
+    connect: Connect, bigquery_emulator: BigQueryEmulator, clock: Clock, proxy: faults.FaultProxy
+):
+    name = bigquery_emulator.create_table(SCHEMA)
+    bigquery_emulator.load(name, [row(1, r2=0.7), row(-2, r2=0.2)])
+    source = connect(name)
+    reading = source.read(None)
+    assert gauge(reading, "bike_model_r2_champion_current") == 0.7
+    assert reading.facts["last_record_at"] == NOW - DAY
+    assert any("dated in the future" in note for note in reading.notes)
+    clock.now += 2 * DAY
+    reading = source.read(dataclasses.replace(reading, queried_at=clock.now - 60))
+    assert gauge(reading, "bike_model_r2_champion_current") == 0.2
+    assert reading.notes == ()
+
+
+# -- asking costs nothing when nothing changed -------------------------------------------------------------------------
+
+
+def test_an_unchanged_table_is_not_queried_again(connect: Connect, table: str, proxy: faults.FaultProxy, clock: Clock):
+    source = connect(table)
+    first = source.read(None)
+    assert queries(proxy) == 1
+    clock.now += 60
+    again = source.read(first)
+    assert queries(proxy) == 1
+    assert again == dataclasses.replace(first, read_at=clock.now)
+    assert outcomes(source) == {"executed": 1, "cached": 0, "skipped": 1}
+
+
+def test_a_new_row_shows_at_the_next_refresh(connect, table, bigquery_emulator, proxy, clock):
+    source = connect(table)
+    first = source.read(None)
+    bigquery_emulator.load(table, [row(0.1, r2=0.91, deployment_decision="deploy")])
+    second = source.read(first)
+    assert gauge(second, "bike_model_r2_champion_current") == 0.91
+    assert counts(second, "bike_model_deployments_total")["deploy"] == 2
+    assert queries(proxy) == 2
+
+
+def test_a_streamed_row_that_moves_only_the_row_count_shows_too(connect, table, bigquery_emulator):
+    source = connect(table)
+    first = source.read(None)
+    bigquery_emulator.load(table, [row(0.1, r2=0.92)], moves_metadata=False)
+    assert gauge(source.read(first), "bike_model_r2_champion_current") == 0.92
+
+
+def test_a_change_of_the_streaming_buffer_is_a_change(connect, table, proxy, clock):
+    """The emulator has no streaming buffer, so its metadata is given one on the way."""
+
+    def with_buffer(rows: str) -> faults.Fault:
+        def fault(exchange: faults.Exchange) -> None:
+            import json
+
+            reply = exchange.ask_upstream()
+            content = json.loads(reply.body)
+            content["streamingBuffer"] = {"estimatedRows": rows, "estimatedBytes": "10", "oldestEntryTime": "1"}
+            exchange.send(dataclasses.replace(reply, body=json.dumps(content).encode()))
+
+        return fault
+
+    source = connect(table)
+    proxy.add(with_buffer("1"), method="GET", path="/tables/")
+    first = source.read(None)
+    second = source.read(first)
+    assert queries(proxy) == 1
+    proxy.clear()
+    proxy.add(with_buffer("2"), method="GET", path="/tables/")
+    source.read(second)
+    assert queries(proxy) == 2
+
+
+def test_the_query_runs_again_after_the_maximum_age(connect, table, proxy, clock):
+    source = connect(table, AUDIT_MAX_QUERY_AGE_SECONDS="3600")
+    reading = source.read(None)
+    clock.now += 3599
+    reading = source.read(reading)
+    assert queries(proxy) == 1
+    clock.now += 1
+    source.read(reading)
+    assert queries(proxy) == 2
+
+
+def test_the_query_runs_again_after_a_failure(connect, table, proxy, bigquery_emulator):
+    source = connect(table)
+    first = source.read(None)
+    bigquery_emulator.load(table, [row(0.1, r2=0.93)])
+    proxy.add(faults.google_error(400, "no", reason="invalidQuery"), method="POST", path="/jobs", times=1)
+    with pytest.raises(BadData):
+        source.read(first)
+    assert gauge(source.read(first), "bike_model_r2_champion_current") == 0.93
+
+
+def test_the_query_runs_again_when_the_clock_stepped_back(connect, table, proxy, clock):
+    source = connect(table)
+    first = source.read(None)
+    clock.now -= 10 * DAY
+    source.read(first)
+    assert queries(proxy) == 2
+
+
+def test_a_view_is_always_queried(connect, table, bigquery_emulator, proxy):
+    view = bigquery_emulator.create_view(f"SELECT * FROM `{table}`", name="recent")
+    source = connect(view)
+    first = source.read(None)
+    assert gauge(first, "bike_model_r2_champion_current") == 0.77
+    source.read(first)
+    assert queries(proxy) == 2
+
+
+def test_a_table_without_a_column_loses_just_that_metric_and_gets_it_back_without_a_restart(connect, bigquery_emulator):
+    name = bigquery_emulator.create_table({k: v for k, v in SCHEMA.items() if k != "drift_share"})
+    bigquery_emulator.load(name, [{k: v for k, v in HISTORY[2].items() if k != "drift_share"}])
+    source = connect(name)
+    first = source.read(None)
+    assert gauge(first, "bike_drift_share") is None
+    assert gauge(first, "bike_model_r2_champion_current") == 0.77
+    assert [(gap.metric, gap.reason) for gap in first.gaps if "no column" in gap.reason] == [
+        ("bike_drift_share", "the table has no column drift_share")
+    ]
+    bigquery_emulator.add_column(name, "drift_share", "FLOAT64")
+    bigquery_emulator.load(name, [row(0.1, drift_share=0.4)])
+    assert gauge(source.read(first), "bike_drift_share") == 0.4
+
+
+def test_a_column_that_is_removed_while_running_costs_only_its_metric(connect, table, bigquery_emulator):
+    source = connect(table)
+    first = source.read(None)
+    bigquery_emulator.drop_column(table, "rmse")
+    second = source.read(first)
+    assert gauge(second, "bike_model_rmse_production") is None
+    # Without rmse the sentinel row cannot be told from a true 0.0, so it counts.
+    assert gauge(second, "bike_drift_share") == 0.2
+
+
+def test_a_table_that_is_dropped_and_made_anew_comes_back(connect, table, bigquery_emulator):
+    source = connect(table)
+    first = source.read(None)
+    bigquery_emulator.drop_table(table)
+    with pytest.raises(SourceUnavailable, match=r"Table .* does not exist.*init-audit") as caught:
+        source.read(first)
+    assert caught.value.reason == "not_found"
+    dataset, _, name = table.rpartition(".")
+    bigquery_emulator.create_table(SCHEMA, dataset=dataset, name=name)
+    bigquery_emulator.load(table, [row(0.1, r2=0.5)])
+    assert gauge(source.read(first), "bike_model_r2_champion_current") == 0.5
+
+
+def test_a_missing_dataset_is_named(connect):
+    with pytest.raises(SourceUnavailable, match=r"test-project\.nowhere") as caught:
+        connect("nowhere.logs").read(None)
+    assert caught.value.reason == "not_found"
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "reason", "says"),
+    [
+        (faults.google_error(401, "no"), SourceUnavailable, "auth", "did not accept the credentials"),
+        (faults.google_error(403, "Access Denied: Table x"), SourceUnavailable, "permission", "bigquery.dataViewer"),
+        (
+            faults.google_error(403, "User does not have bigquery.jobs.create permission"),
+            SourceUnavailable,
+            "permission",
+            "bigquery.jobUser",
+        ),
+        (faults.google_error(403, "no", reason="billingNotEnabled"), SourceUnavailable, "permission", "Billing"),
+        (faults.google_error(403, "no", reason="quotaExceeded"), SourceUnavailable, "quota", "quota"),
+        (faults.google_error(404, "Not found: Dataset p:d"), SourceUnavailable, "not_found", "Dataset"),
+        (faults.google_error(404, "Not found: Project p"), SourceUnavailable, "not_found", "GOOGLE_CLOUD_PROJECT"),
+        (faults.google_error(400, "no", reason="invalid"), BadData, "bad_data", "refused the query"),
+        (faults.html(), BadData, "bad_data", "proxy"),
+        (faults.html(502), SourceUnavailable, "unavailable", "502"),
+        (faults.status(200, [1, 2]), BadData, "bad_data", "not its API"),
+        (faults.status(200, {"unexpected": True}), BadData, "bad_data", "not its API"),
+    ],
+)
+@pytest.mark.parametrize("where", ["/tables/", "/jobs"])
+def test_each_refusal_is_a_distinct_plain_error(connect, table, proxy, fault, error, reason, says, where):
+    source = connect(table, AUDIT_TIMEOUT_SECONDS="2", AUDIT_CONNECT_TIMEOUT_SECONDS="1")
+    proxy.add(fault, path=where)
+    with pytest.raises(error) as caught:
+        source.read(None)
+    assert caught.value.reason == reason
+    assert says in str(caught.value)
+    proxy.clear()
+    assert gauge(source.read(None), "bike_model_r2_champion_current") == 0.77
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (faults.google_error(429, "slow down"), "quota"),
+        (faults.google_error(500), "unavailable"),
+        (faults.google_error(503), "unavailable"),
+        (faults.truncate(), "unavailable"),
+        (faults.reset(), "unavailable"),
+    ],
+)
+@pytest.mark.parametrize("where", ["/tables/", "/jobs"])
+def test_what_may_pass_is_repeated_for_a_bounded_time_and_then_named(connect, table, proxy, fault, reason, where):
+    source = connect(table, AUDIT_TIMEOUT_SECONDS="3", AUDIT_CONNECT_TIMEOUT_SECONDS="1")
+    proxy.add(fault, path=where)
+    began = time.monotonic()
+    with pytest.raises(SourceError) as caught:
+        source.read(None)
+    assert time.monotonic() - began < 6
+    assert caught.value.reason == reason
+    assert len([r for r in proxy.requests if where in r.path]) > 1
+    proxy.clear()
+    proxy.add(fault, path=where, times=1)
+    assert gauge(source.read(None), "bike_model_r2_champion_current") == 0.77
+
+
+def test_retry_after_reaches_the_error(connect, table, proxy):
+    source = connect(table, AUDIT_TIMEOUT_SECONDS="2", AUDIT_CONNECT_TIMEOUT_SECONDS="1")
+    proxy.add(faults.google_error(403, "later", reason="quotaExceeded", retry_after=120), path="/tables/")
+    with pytest.raises(SourceUnavailable) as caught:
+        source.read(None)
+    assert caught.value.retry_after == 120
+
+
+def test_a_query_over_the_limit_says_which_setting(connect, table, proxy):
+    source = connect(table)
+    proxy.add(faults.google_error(400, "Query exceeded limit", reason="bytesBilledLimitExceeded"), path="/jobs")
+    with pytest.raises(SourceUnavailable, match="AUDIT_MAX_BYTES_BILLED"):
+        source.read(None)
+
+
+def test_an_endpoint_that_refuses_connections(connect, table, proxy):
+    source = connect(table, AUDIT_TIMEOUT_SECONDS="2", AUDIT_CONNECT_TIMEOUT_SECONDS="1")
+    proxy.refuse()
+    with pytest.raises(SourceUnavailable, match="cannot be reached"):
+        source.read(None)
+    proxy.listen()
+    assert gauge(source.read(None), "bike_model_r2_champion_current") == 0.77
+
+
+@pytest.mark.parametrize("fault", [faults.hang(), faults.drip(2)])
+@pytest.mark.parametrize("where", ["/tables/", "/jobs", "/queries/"])
+def test_an_endpoint_that_never_ends_its_answer_is_given_up_at_the_deadline(connect, table, proxy, fault, where):
+    source = connect(table, AUDIT_TIMEOUT_SECONDS="1", AUDIT_CONNECT_TIMEOUT_SECONDS="1")
+    proxy.add(fault, path=where)
+    began = time.monotonic()
+    with pytest.raises(SourceTimeout):
+        source.read(None)
+    assert time.monotonic() - began < 5
+    proxy.clear()
+    proxy.release()
+    assert gauge(connect(table).read(None), "bike_model_r2_champion_current") == 0.77
+
+
+def test_a_job_that_does_not_finish_in_time_is_cancelled(connect, table, proxy):
+    source = connect(table, AUDIT_TIMEOUT_SECONDS="1", AUDIT_CONNECT_TIMEOUT_SECONDS="1")
+    proxy.add(faults.hang(), method="GET", path="/queries/")
+    with pytest.raises(SourceTimeout):
+        source.read(None)
+    inserted = next(r for r in proxy.requests if r.method == "POST" and r.path.endswith("/jobs"))
+    job_id = inserted.json()["jobReference"]["jobId"]
+    assert proxy.count("POST", f"/bigquery/v2/projects/test-project/jobs/{job_id}/cancel") == 1
+
+
+def test_a_job_whose_insertion_was_never_answered_is_cancelled_too(connect, table, proxy):
+    source = connect(table, AUDIT_TIMEOUT_SECONDS="1", AUDIT_CONNECT_TIMEOUT_SECONDS="1")
+    proxy.add(faults.hang(), method="POST", matches=lambda request: request.path.endswith("/jobs"))
+    with pytest.raises(SourceTimeout):
+        source.read(None)
+    assert any(request.path.endswith("/cancel") for request in proxy.requests)
+
+
+def test_interrupt_ends_a_read_at_once(connect, table, proxy):
+    source = connect(table)
+    proxy.add(faults.hang(), path="/tables/")
+    ended: list[SourceError] = []
+
+    def read() -> None:
+        with pytest.raises(SourceTimeout) as caught:
+            source.read(None)
+        ended.append(caught.value)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert proxy.wait_for_requests(1)
+    began = time.monotonic()
+    source.interrupt()
+    thread.join(5)
+    assert ended
+    assert time.monotonic() - began < 1
+
+
+def test_twenty_hung_reads_leave_no_thread_behind(connect, table, proxy):
+    source = connect(table, AUDIT_TIMEOUT_SECONDS="1", AUDIT_CONNECT_TIMEOUT_SECONDS="1")
+    proxy.add(faults.hang(), path="/tables/")
+    ours = {thread.name for thread in threading.enumerate() if "deadline" in thread.name}
+    for _ in range(3):
+        with pytest.raises(SourceTimeout):
+            source.read(None)
+    assert {thread.name for thread in threading.enumerate() if "deadline" in thread.name} == ours
+
+
+# -- credentials -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [None, "not json", '{"type": "service_account"}', '{"type": "nonsense"}', ""])
+def test_a_key_file_that_cannot_be_used_is_named_and_not_quoted(tmp_path: Path, catalog: Catalog, content: str | None):
+    path = tmp_path / "gcp.json"
+    if content is not None:
+        path.write_text(content)
+    settings = Settings.from_env({"GOOGLE_CLOUD_PROJECT": "test-project", "GOOGLE_APPLICATION_CREDENTIALS": str(path)})
+    with pytest.raises(SourceUnavailable, match="GOOGLE_APPLICATION_CREDENTIALS") as caught:
+        BigQueryAudit(settings, catalog).read(None)
+    assert caught.value.reason == "auth"
+
+
+def test_plan_says_what_a_query_would_process_and_runs_none(connect, table, proxy):
+    source = connect(table)
+    plan = source.plan()
+    assert plan.table_type == "TABLE"
+    assert plan.rows == 4
+    assert plan.bytes_processed >= 0
+    sent = [r.json() for r in proxy.requests if r.method == "POST" and r.path.endswith("/jobs")]
+    assert [content["configuration"].get("dryRun") for content in sent] == [True]
+    assert outcomes(source) == {"executed": 0, "cached": 0, "skipped": 0}

@@ -1,0 +1,111 @@
+"""A source that answers from a script, and clocks that tests move: what the refresh loop is tested with."""
+
+import threading
+from collections.abc import Callable, Mapping
+
+from exporter.catalog import Catalog
+from exporter.errors import SourceError, SourceTimeout
+from exporter.snapshot import Gap, Observation, Reading, Sample
+
+
+class Clock:
+    """Wall and monotonic time that move only when told; wall time can also jump by itself."""
+
+    def __init__(self, wall: float = 1_700_000_000.0) -> None:
+        self.wall_now = wall
+        self.monotonic_now = 1000.0
+
+    def wall(self) -> float:
+        return self.wall_now
+
+    def monotonic(self) -> float:
+        return self.monotonic_now
+
+    def advance(self, seconds: float) -> None:
+        self.wall_now += seconds
+        self.monotonic_now += seconds
+
+
+class ScriptedSource:
+    """Gives what `answer` returns or raises. `hang()` makes reads wait until `release()` or `interrupt()`."""
+
+    def __init__(self, answer: Callable[[Reading | None], Reading], name: str = "audit") -> None:
+        self.name = name
+        self.identity = "scripted"
+        self.timeout_seconds = 30.0
+        self.answer = answer
+        self.asked = 0
+        self.closed = False
+        self.interruptible = True
+        self._gate = threading.Event()
+        self._gate.set()
+        self._interrupted = False
+        self.entered = threading.Event()
+
+    def hang(self, *, interruptible: bool = True) -> None:
+        self.interruptible = interruptible
+        self._gate.clear()
+
+    def release(self) -> None:
+        self._gate.set()
+
+    def read(self, previous: Reading | None) -> Reading:
+        self.asked += 1
+        self._interrupted = False
+        self.entered.set()
+        self._gate.wait(timeout=30)
+        if self._interrupted:
+            raise SourceTimeout("interrupted")
+        return self.answer(previous)
+
+    def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
+        return {}
+
+    def interrupt(self) -> None:
+        if self.interruptible and not self._gate.is_set():
+            self._interrupted = True
+            self._gate.set()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def reading(
+    catalog: Catalog,
+    clock: Clock,
+    *,
+    source: str = "audit",
+    r2: float | None = 0.75,
+    deploys: float | None = 3.0,
+    gaps: tuple[Gap, ...] = (),
+    identity: str = "scripted",
+) -> Reading:
+    """A reading with a gauge and a counter, made now."""
+    observations = {}
+    if r2 is not None:
+        observations["bike_model_r2_champion_current"] = Observation((Sample((), r2),), clock.wall() - 60)
+    if deploys is not None:
+        observations["bike_model_deployments_total"] = Observation(
+            tuple(Sample((("decision", name),), count) for name, count in [("deploy", deploys), ("skip", 0.0)]),
+            clock.wall() - 60,
+        )
+    return Reading(
+        source=source,
+        identity=identity,
+        catalog=catalog.fingerprint,
+        read_at=clock.wall(),
+        queried_at=clock.wall(),
+        token="t",
+        observations=observations,
+        gaps=gaps,
+        facts={"engine": "scripted", "last_record_at": clock.wall() - 60},
+    )
+
+
+def failing(error: SourceError) -> Callable[[Reading | None], Reading]:
+    """An answer that is always this error."""
+
+    def answer(_previous: Reading | None) -> Reading:
+        raise error
+
+    return answer

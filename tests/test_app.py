@@ -1,0 +1,221 @@
+"""The routes, over a refresher that is turned by hand."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from html.parser import HTMLParser
+
+import pytest
+from flask.testing import FlaskClient
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.app import create_app
+from exporter.catalog import Catalog, load_catalog
+from exporter.errors import SourceUnavailable
+from exporter.ledger import Ledger
+from exporter.refresh import Refresher
+from exporter.snapshot import Gap
+from tests.scripted import Clock, ScriptedSource, failing, reading
+
+PROMETHEUS_ACCEPT = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+PROMETHEUS_3_ACCEPT = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;"
+    "q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load_catalog()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def source(catalog: Catalog, clock: Clock) -> ScriptedSource:
+    return ScriptedSource(
+        lambda _: reading(catalog, clock, gaps=(Gap("bike_drift_share", "the table has no column drift_share"),))
+    )
+
+
+@pytest.fixture
+def refresher(catalog: Catalog, clock: Clock, source: ScriptedSource) -> Iterator[Refresher]:
+    made = Refresher(
+        catalog,
+        [source],
+        Ledger.open(None),
+        interval=60,
+        stale_after=3600,
+        wall=clock.wall,
+        monotonic=clock.monotonic,
+        jitter=lambda: 0.0,
+    )
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def client(refresher: Refresher, catalog: Catalog) -> FlaskClient:
+    return create_app(refresher, catalog).test_client()
+
+
+def test_metrics_are_text_where_nothing_is_asked_for(client: FlaskClient, refresher: Refresher):
+    refresher.run_once()
+    for headers in ({}, {"Accept": "*/*"}, {"Accept": "text/plain"}, {"Accept": "text/html"}):
+        answer = client.get("/metrics", headers=headers)
+        assert answer.status_code == 200
+        assert answer.content_type == "text/plain; version=0.0.4; charset=utf-8"
+        assert "Content-Encoding" not in answer.headers
+        names = {family.name for family in text_string_to_metric_families(answer.text)}
+        assert "bike_model_r2_champion_current" in names
+
+
+@pytest.mark.parametrize("accept", [PROMETHEUS_ACCEPT, PROMETHEUS_3_ACCEPT, "application/openmetrics-text"])
+def test_metrics_are_openmetrics_where_it_is_preferred(client: FlaskClient, refresher: Refresher, accept: str):
+    refresher.run_once()
+    answer = client.get("/metrics", headers={"Accept": accept})
+    assert answer.content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert answer.text.endswith("# EOF\n")
+    names = {family.name for family in parse_openmetrics(answer.text)}
+    assert {"bike_model_r2_champion_current", "bike_model_deployments"} <= names
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/plain;q=1,application/openmetrics-text;q=0.5", "application/openmetrics-text;q=0", "nonsense;;;"]
+)
+def test_metrics_are_text_where_openmetrics_is_not_preferred(client: FlaskClient, accept: str):
+    assert client.get("/metrics", headers={"Accept": accept}).content_type.startswith("text/plain")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, deflate", "br;q=1, gzip;q=0.5", "*"])
+@pytest.mark.parametrize("accept", ["*/*", PROMETHEUS_ACCEPT])
+def test_metrics_are_compressed_where_that_is_accepted(client, refresher, encoding, accept):
+    refresher.run_once()
+    answer = client.get("/metrics", headers={"Accept-Encoding": encoding, "Accept": accept})
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert answer.headers["Vary"] == "Accept, Accept-Encoding"
+    assert gzip.decompress(answer.data) == client.get("/metrics", headers={"Accept": accept}).data
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip;q=0", "deflate"])
+def test_metrics_are_plain_where_gzip_is_not_accepted(client: FlaskClient, encoding: str):
+    assert "Content-Encoding" not in client.get("/metrics", headers={"Accept-Encoding": encoding}).headers
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/health", "/-/healthy", "/-/ready", "/"])
+def test_head_is_get_without_a_body(client: FlaskClient, refresher: Refresher, path: str):
+    refresher.run_once()
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content_type) == (get.status_code, get.content_type)
+    assert head.data == b""
+
+
+def test_a_scrape_asks_no_source(client: FlaskClient, refresher: Refresher, source: ScriptedSource):
+    refresher.run_once()
+    source.hang()
+    for path in ("/metrics", "/health", "/-/healthy", "/-/ready", "/"):
+        client.get(path)
+    assert source.asked == 1
+    source.release()
+
+
+def test_unknown_paths_and_methods_are_refused_in_a_line(client: FlaskClient):
+    answer = client.get("/nothing")
+    assert (answer.status_code, answer.text, answer.mimetype) == (404, "404 Not Found\n", "text/plain")
+    answer = client.post("/metrics")
+    assert (answer.status_code, answer.text) == (405, "405 Method Not Allowed\n")
+    assert {"GET", "HEAD"} <= set(answer.headers["Allow"].split(", "))
+
+
+def test_health_before_the_first_refresh(client: FlaskClient):
+    answer = client.get("/health")
+    assert answer.status_code == 503
+    assert answer.json["status"] == "starting"
+    assert client.get("/-/ready").status_code == 503
+    assert client.get("/metrics").status_code == 200
+
+
+def test_health_when_all_is_well(client: FlaskClient, refresher: Refresher, clock: Clock):
+    refresher.run_once()
+    clock.advance(5)
+    answer = client.get("/health")
+    assert answer.status_code == 200
+    assert answer.mimetype == "application/json"
+    body = answer.json
+    assert body["status"] == "ok"
+    audit = body["sources"]["audit"]
+    assert audit["up"] is True
+    assert audit["age_seconds"] == 5.0
+    assert audit["last_success"] == "2023-11-14T22:13:20Z"
+    assert audit["last_record"] == "2023-11-14T22:12:20Z"
+    assert audit["last_error"] is None
+    assert "bike_model_r2_champion_current" in audit["serves"]
+    assert body["metrics_without_value"]["bike_drift_share"] == (
+        "audit: the table has no column drift_share; airflow: not configured"
+    )
+    assert client.get("/-/ready").status_code == 200
+
+
+def test_health_while_a_reading_is_held_and_when_nothing_is_left(client, refresher, source, clock):
+    refresher.run_once()
+    source.answer = failing(SourceUnavailable("the network is down"))
+    clock.advance(60)
+    refresher.step()
+    refresher._take(5)
+    refresher.step()
+    answer = client.get("/health")
+    assert (answer.status_code, answer.json["status"]) == (200, "degraded")
+    assert answer.json["sources"]["audit"]["last_error"] == "the network is down"
+    assert answer.json["sources"]["audit"]["last_error_reason"] == "unavailable"
+    assert answer.json["sources"]["audit"]["held"] is True
+    clock.advance(3600)
+    refresher.step()
+    refresher._take(5)
+    refresher.step()
+    answer = client.get("/health")
+    assert (answer.status_code, answer.json["status"]) == (503, "down")
+    assert client.get("/metrics").status_code == 200
+
+
+def test_healthy_follows_the_loop_not_the_sources(client: FlaskClient, refresher: Refresher, source, clock: Clock):
+    assert client.get("/-/healthy").status_code == 503
+    source.answer = failing(SourceUnavailable("gone"))
+    refresher.start()
+    assert source.entered.wait(5)
+    assert client.get("/-/healthy").status_code == 200
+    refresher.stop()
+    assert client.get("/-/healthy").status_code == 503
+
+
+def test_the_landing_page_links_and_shows_each_source(client: FlaskClient, refresher: Refresher, source, clock):
+    class Links(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.found: list[str] = []
+
+        def handle_starttag(self, tag, attrs):
+            self.found += [value for name, value in attrs if name == "href"]
+
+    source.answer = failing(SourceUnavailable("no <b>route</b>"))
+    refresher.run_once()
+    page = client.get("/").text
+    parser = Links()
+    parser.feed(page)
+    assert set(parser.found) == {"/metrics", "/health", "/-/healthy", "/-/ready"}
+    assert "audit" in page
+    assert "down" in page
+    assert "no &lt;b&gt;route&lt;/b&gt;" in page
+
+
+def test_health_is_one_json_document_with_a_final_newline(client: FlaskClient, refresher: Refresher):
+    refresher.run_once()
+    text = client.get("/health").text
+    assert text.endswith("}\n")
+    json.loads(text)

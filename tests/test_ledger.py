@@ -1,0 +1,197 @@
+"""The state file: what it gives back, and what happens when it is damaged, foreign, or cannot be written."""
+
+import dataclasses
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exporter.catalog import load_catalog
+from exporter.errors import StateError
+from exporter.ledger import FILE_NAME, Ledger, reading_from_json, reading_to_json
+from exporter.snapshot import Carry, Gap, HistogramSample, Observation, Reading, Sample
+from tests.scripted import Clock, reading
+
+
+@pytest.fixture
+def full() -> Reading:
+    """A reading that uses every field."""
+    return dataclasses.replace(
+        reading(load_catalog(), Clock()),
+        gaps=(Gap("m", "why"),),
+        notes=("note",),
+        carries={("c_total", (("decision", "deploy"),)): Carry(3.0, 2.0)},
+        valid_until=1.5,
+        observations={
+            "h": Observation((HistogramSample((("dag_id", "a"),), (1, 0, 2), 7.5),), None),
+            "g": Observation((Sample((), 0.1),), 12.25),
+        },
+    )
+
+
+def test_a_reading_comes_back_as_it_was(tmp_path: Path, full: Reading):
+    ledger = Ledger.open(tmp_path)
+    ledger.save_reading(full)
+    ledger.close()
+    again = Ledger.open(tmp_path)
+    assert again.problem is None
+    assert again.load_reading("audit", "scripted") == full
+    assert again.load_reading("airflow", "scripted") is None
+    again.close()
+
+
+def test_a_reading_of_another_identity_is_left_out(tmp_path: Path, full: Reading):
+    ledger = Ledger.open(tmp_path)
+    ledger.save_reading(full)
+    assert ledger.load_reading("audit", "another") is None
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database at all, just text" * 100, b"SQLite format 3\x00" + b"\xff" * 4096, b"\x00" * 8192]
+)
+def test_a_corrupt_file_is_set_aside_with_a_warning(tmp_path: Path, full: Reading, caplog, content: bytes):
+    (tmp_path / FILE_NAME).write_bytes(content)
+    ledger = Ledger.open(tmp_path, clock=lambda: 1234.0)
+    assert ledger.problem is None
+    assert ledger.load_reading("audit", "scripted") is None
+    ledger.save_reading(full)
+    assert ledger.load_reading("audit", "scripted") == full
+    ledger.close()
+    assert (tmp_path / f"{FILE_NAME}.set-aside-1234").read_bytes() == content
+    assert "set aside" in caplog.text
+
+
+def test_a_file_of_another_schema_is_set_aside(tmp_path: Path, caplog):
+    ledger = Ledger.open(tmp_path)
+    ledger.close()
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    ledger = Ledger.open(tmp_path)
+    assert ledger.problem is None
+    ledger.close()
+    assert "schema 99" in caplog.text
+    assert len(list(tmp_path.glob(f"{FILE_NAME}.set-aside-*"))) == 1
+
+
+def test_a_damaged_reading_is_left_out_and_the_rest_goes_on(tmp_path: Path, full: Reading, caplog):
+    ledger = Ledger.open(tmp_path)
+    ledger.save_reading(full)
+    with ledger.transaction() as connection:
+        connection.execute("UPDATE reading SET json = '{\"source\": 1}'")
+    assert ledger.load_reading("audit", "scripted") is None
+    assert "cannot be used" in caplog.text
+    ledger.save_reading(full)
+    assert ledger.load_reading("audit", "scripted") == full
+    ledger.close()
+
+
+def test_without_a_folder_everything_works_in_memory_and_says_so(full: Reading):
+    ledger = Ledger.open(None)
+    assert "lost at a restart" in (ledger.problem or "")
+    ledger.save_reading(full)
+    assert ledger.load_reading("audit", "scripted") == full
+    ledger.close()
+
+
+def test_a_folder_that_cannot_be_made_is_a_problem_not_a_crash(tmp_path: Path, full: Reading, caplog):
+    (tmp_path / "file").write_text("")
+    ledger = Ledger.open(tmp_path / "file" / "state")
+    assert "cannot be used" in (ledger.problem or "")
+    assert "cannot be used" in caplog.text
+    ledger.save_reading(full)
+    assert ledger.load_reading("audit", "scripted") == full
+    ledger.close()
+
+
+READ_ONLY = """
+import os, sys
+from pathlib import Path
+from exporter.ledger import Ledger
+os.setgid(65534); os.setuid(65534)
+ledger = Ledger.open(Path(sys.argv[1]))
+print(ledger.problem)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user that may not write")
+@pytest.mark.parametrize("with_file", [False, True])
+def test_a_read_only_folder_is_a_problem_not_a_crash(tmp_path: Path, with_file: bool):
+    folder = tmp_path / "state"
+    folder.mkdir()
+    if with_file:
+        Ledger.open(folder).close()
+    for path in (*tmp_path.parents, tmp_path):
+        if path.stat().st_mode & 0o005 != 0o005 and str(path).startswith("/tmp"):
+            path.chmod(0o755)
+    folder.chmod(0o555)
+    ran = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert "cannot be used" in ran.stdout, ran.stderr
+
+
+def test_a_full_disk_is_a_state_error_and_passes(tmp_path: Path, full: Reading):
+    ledger = Ledger.open(tmp_path)
+    ledger.save_reading(full)
+    pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
+    ledger._connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLITE_FULL, as on a full disk
+    big = dataclasses.replace(full, notes=("x" * 200_000,))
+    with pytest.raises(StateError, match="full"):
+        ledger.save_reading(big)
+    assert ledger.load_reading("audit", "scripted") == full
+    ledger._connection.execute("PRAGMA max_page_count = 100000")
+    ledger.save_reading(big)
+    assert ledger.load_reading("audit", "scripted") == big
+    ledger.close()
+
+
+def test_a_transaction_that_fails_writes_nothing(tmp_path: Path, full: Reading):
+    ledger = Ledger.open(tmp_path)
+
+    def fail() -> None:
+        with ledger.transaction() as connection:
+            connection.execute("INSERT INTO reading VALUES ('audit', '{}')")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert ledger.load_reading("audit", "scripted") is None
+    ledger.close()
+
+
+def test_a_second_process_on_the_same_folder_does_not_break_the_first(tmp_path: Path, full: Reading):
+    ledger, second = Ledger.open(tmp_path), Ledger.open(tmp_path)
+    ledger.save_reading(full)
+    second.save_reading(full)
+    assert ledger.load_reading("audit", "scripted") == full
+    ledger.close()
+    second.close()
+
+
+@pytest.mark.parametrize("content", [None, [], {}, {"source": "a"}, "text", {"observations": 3}])
+def test_json_of_another_shape_is_a_value_error(content):
+    with pytest.raises(ValueError, match="not a reading"):
+        reading_from_json(content)
+
+
+def test_reading_to_json_and_back(full: Reading):
+    import json
+
+    assert reading_from_json(json.loads(json.dumps(reading_to_json(full)))) == full
+
+
+def test_nothing_is_logged_when_all_is_well(tmp_path: Path, caplog):
+    caplog.set_level(logging.DEBUG)
+    Ledger.open(tmp_path).close()
+    assert caplog.text == ""

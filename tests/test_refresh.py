@@ -1,0 +1,462 @@
+"""The refresh loop, turned by hand with a clock that only moves when told."""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter import health
+from exporter.catalog import Catalog, load_catalog
+from exporter.errors import BadData, SourceError, SourceUnavailable
+from exporter.ledger import Ledger
+from exporter.refresh import BACK_OFF_LIMIT, Refresher, State
+from exporter.snapshot import Reading
+from tests.scripted import Clock, ScriptedSource, failing, reading
+
+R2 = "bike_model_r2_champion_current"
+INTERVAL = 60.0
+STALE = 3600.0
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load_catalog()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with_file = Ledger.open(tmp_path / "state")
+    yield with_file
+    with_file.close()
+
+
+@pytest.fixture
+def build(catalog: Catalog, clock: Clock, ledger: Ledger) -> Iterator[Callable[..., Refresher]]:
+    made: list[Refresher] = []
+
+    def make(*sources: ScriptedSource, jitter: float = 0.0, on: Ledger = ledger) -> Refresher:
+        refresher = Refresher(
+            catalog,
+            sources,
+            on,
+            interval=INTERVAL,
+            stale_after=STALE,
+            wall=clock.wall,
+            monotonic=clock.monotonic,
+            jitter=lambda: jitter,
+        )
+        made.append(refresher)
+        return refresher
+
+    yield make
+    for refresher in made:
+        for tracked in refresher._tracked:
+            tracked.source.release()  # type: ignore[attr-defined]
+        refresher.stop()
+
+
+def turn(refresher: Refresher) -> State:
+    """One refresh of everything that is due: ask, wait for the answers, publish."""
+    refresher.step()
+    for _ in range(100):
+        if not any(tracked.started is not None and not tracked.late for tracked in refresher._tracked):
+            break
+        refresher._take(5.0)
+        refresher.step()
+    return refresher.state
+
+
+def value(state: State, name: str, **labels: str) -> float | None:
+    for family in text_string_to_metric_families(state.exposition.text.decode()):
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                return sample.value
+    return None
+
+
+def test_a_refresh_shows_the_sources_values(build, catalog, clock):
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    state = turn(build(source))
+    assert value(state, R2) == 0.75
+    assert value(state, "mlops_exporter_source_up", source="audit") == 1
+    assert value(state, "mlops_exporter_source_refreshes_total", source="audit") == 1
+
+
+def test_before_the_first_refresh_there_is_something_true_to_say_and_no_up(build, catalog, clock):
+    refresher = build(ScriptedSource(lambda _: reading(catalog, clock)))
+    assert value(refresher.state, "mlops_exporter_build_info") == 1
+    assert value(refresher.state, "mlops_exporter_source_up") is None
+    assert value(refresher.state, R2) is None
+    assert health.overall(refresher.state.snapshot) == "starting"
+
+
+def test_sources_are_asked_once_an_interval(build, catalog, clock):
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    refresher = build(source)
+    for _ in range(5):
+        turn(refresher)
+        clock.advance(INTERVAL / 2)
+    assert source.asked == 3
+
+
+def test_the_first_failure_shows_as_down_and_the_last_reading_is_held_until_it_is_stale(build, catalog, clock):
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    refresher = build(source)
+    turn(refresher)
+    success = clock.wall()
+    source.answer = failing(SourceUnavailable("gone"))
+    clock.advance(INTERVAL)
+    state = turn(refresher)
+    assert value(state, "mlops_exporter_source_up", source="audit") == 0
+    assert value(state, R2) == 0.75
+    assert value(state, "mlops_exporter_source_last_success_timestamp_seconds", source="audit") == success
+    assert state.snapshot.statuses[0].held
+    assert health.overall(state.snapshot) == "degraded"
+    while clock.wall() - success < STALE:
+        assert value(turn(refresher), R2) == 0.75
+        clock.advance(INTERVAL)
+    clock.advance(1)
+    state = turn(refresher)
+    assert value(state, R2) is None
+    assert value(state, "mlops_exporter_source_last_success_timestamp_seconds", source="audit") == success
+    assert health.overall(state.snapshot) == "down"
+
+
+def test_a_stale_reading_is_dropped_even_if_no_call_ends(build, catalog, clock):
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    refresher = build(source)
+    turn(refresher)
+    source.hang(interruptible=False)
+    clock.advance(INTERVAL)
+    refresher.step()
+    clock.advance(STALE)
+    refresher.step()
+    assert value(refresher.state, R2) is None
+
+
+def test_a_source_that_is_down_at_the_start_shows_within_one_interval_of_its_return(build, catalog, clock):
+    source = ScriptedSource(failing(SourceUnavailable("not there yet")))
+    refresher = build(source)
+    for _ in range(10):
+        assert value(turn(refresher), R2) is None
+        clock.advance(INTERVAL)
+    source.answer = lambda _: reading(catalog, clock)
+    assert value(turn(refresher), R2) == 0.75
+    assert value(refresher.state, "mlops_exporter_source_refresh_failures_total", reason="unavailable") == 10
+
+
+def test_failures_are_retried_after_the_interval_and_a_bit_never_faster(build, clock):
+    source = ScriptedSource(failing(SourceUnavailable("gone")))
+    refresher = build(source, jitter=1.0)
+    turn(refresher)
+    clock.advance(INTERVAL)
+    turn(refresher)
+    assert source.asked == 1
+    clock.advance(INTERVAL * 0.1)
+    turn(refresher)
+    assert source.asked == 2
+
+
+@pytest.mark.parametrize("reason", ["auth", "permission", "quota"])
+def test_where_asking_does_harm_the_wait_doubles_up_to_a_limit(build, clock, reason):
+    source = ScriptedSource(failing(SourceUnavailable("no", reason=reason)))
+    refresher = build(source)
+    waits = []
+    for _ in range(6):
+        waits.append(turn(refresher).snapshot.statuses[0].next_refresh_in_seconds)
+        clock.advance(waits[-1])
+    assert waits == [60, 120, 240, BACK_OFF_LIMIT, BACK_OFF_LIMIT, BACK_OFF_LIMIT]
+
+
+def test_retry_after_is_obeyed(build, clock):
+    source = ScriptedSource(failing(SourceUnavailable("slow down", reason="quota", retry_after=900)))
+    assert turn(build(source)).snapshot.statuses[0].next_refresh_in_seconds == 900
+
+
+def test_a_bug_in_a_source_is_counted_as_internal_and_logged_with_its_traceback(build, catalog, clock, caplog):
+    def broken(_previous: Reading | None) -> Reading:
+        raise ZeroDivisionError("oops")
+
+    source = ScriptedSource(broken)
+    refresher = build(source)
+    state = turn(refresher)
+    assert value(state, "mlops_exporter_source_refresh_failures_total", reason="internal") == 1
+    assert "ZeroDivisionError" in caplog.text
+    source.answer = lambda _: reading(catalog, clock)
+    clock.advance(INTERVAL)
+    assert value(turn(refresher), R2) == 0.75
+
+
+def test_a_hung_call_neither_blocks_the_other_source_nor_leaks_threads(build, catalog, clock):
+    hung = ScriptedSource(lambda _: reading(catalog, clock))
+    hung.hang(interruptible=False)
+    other = ScriptedSource(lambda _: reading(catalog, clock, source="airflow"), name="airflow")
+    refresher = build(hung, other)
+    refresher.step()
+    assert other.entered.wait(5)
+    counts = set()
+    for _ in range(20):
+        refresher.step()
+        refresher._take(0.05)
+        clock.advance(INTERVAL)
+        counts.add(threading.active_count())
+    refresher.step()
+    assert other.asked == 21
+    assert hung.asked == 1
+    assert len(counts) == 1
+    state = refresher.state
+    assert value(state, "mlops_exporter_source_up", source="audit") == 0
+    assert value(state, "mlops_exporter_source_up", source="airflow") == 1
+    assert value(state, "mlops_exporter_source_refresh_failures_total", source="audit", reason="timeout") >= 19
+
+
+def test_a_call_past_its_deadline_is_interrupted_and_the_source_recovers(build, catalog, clock):
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    source.hang()
+    refresher = build(source)
+    refresher.step()
+    assert source.entered.wait(5)
+    clock.advance(source.timeout_seconds + 6)
+    refresher.step()
+    assert value(refresher.state, "mlops_exporter_source_up", source="audit") == 0
+    refresher._take(5.0)
+    clock.advance(INTERVAL * 1.2)
+    assert value(turn(refresher), R2) == 0.75
+    assert refresher.state.snapshot.statuses[0].refreshes == 2
+
+
+def test_a_late_answer_is_taken_and_not_counted_twice(build, catalog, clock):
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    source.hang(interruptible=False)
+    refresher = build(source)
+    refresher.step()
+    assert source.entered.wait(5)
+    clock.advance(source.timeout_seconds + 6)
+    refresher.step()
+    source.release()
+    refresher._take(5.0)
+    refresher.step()
+    assert value(refresher.state, R2) == 0.75
+    assert refresher.state.snapshot.statuses[0].refreshes == 1
+
+
+def test_one_sources_result_does_not_wait_for_the_other_for_long(build, catalog, clock):
+    slow = ScriptedSource(lambda _: reading(catalog, clock))
+    slow.hang()
+    fast = ScriptedSource(lambda _: reading(catalog, clock, source="airflow", r2=0.5), name="airflow")
+    refresher = build(slow, fast)
+    refresher.step()
+    refresher._take(5.0)
+    refresher.step()
+    assert value(refresher.state, R2) is None
+    clock.advance(2)
+    refresher.step()
+    assert value(refresher.state, R2) == 0.5
+
+
+def test_a_wall_clock_that_steps_back_changes_neither_ages_nor_the_schedule(build, catalog, clock):
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    refresher = build(source)
+    turn(refresher)
+    clock.wall_now -= 10 * 86400
+    source.answer = failing(SourceUnavailable("gone"))
+    clock.advance(INTERVAL)
+    state = turn(refresher)
+    assert source.asked == 2
+    assert value(state, R2) == 0.75
+    assert state.snapshot.statuses[0].age_seconds == INTERVAL
+    clock.advance(STALE)
+    assert value(turn(refresher), R2) is None
+
+
+def test_counters_go_on_when_rows_are_deleted(build, catalog, clock):
+    """A table whose old rows expire counts fewer; the exposed counter must not, and new rows must still count."""
+    counts = iter([5.0, 2.0, 3.0, 0.0, 4.0])
+    source = ScriptedSource(lambda _: reading(catalog, clock, deploys=next(counts)))
+    refresher = build(source)
+    seen = []
+    for _ in range(5):
+        seen.append(value(turn(refresher), "bike_model_deployments_total", decision="deploy"))
+        clock.advance(INTERVAL)
+    assert seen == [5, 5, 6, 6, 10]
+
+
+def test_a_counter_whose_column_was_gone_for_a_while_goes_on(build, catalog, clock):
+    counts = iter([5.0, None, 1.0])
+    source = ScriptedSource(lambda _: reading(catalog, clock, deploys=next(counts)))
+    refresher = build(source)
+    seen = []
+    for _ in range(3):
+        seen.append(value(turn(refresher), "bike_model_deployments_total", decision="deploy"))
+        clock.advance(INTERVAL)
+    assert seen == [5, None, 5]
+
+
+def test_a_reading_that_is_only_confirmed_is_not_carried_twice(build, catalog, clock):
+    first = iter([5.0, 2.0])
+
+    def answer(previous: Reading | None) -> Reading:
+        try:
+            return reading(catalog, clock, deploys=next(first))
+        except StopIteration:
+            assert previous is not None
+            return dataclasses.replace(previous, read_at=clock.wall())
+
+    refresher = build(ScriptedSource(answer))
+    for _ in range(5):
+        state = turn(refresher)
+        clock.advance(INTERVAL)
+    assert value(state, "bike_model_deployments_total", decision="deploy") == 5
+
+
+def test_a_restart_during_an_outage_serves_what_was_known_with_its_true_age(build, catalog, clock, ledger):
+    turn(build(ScriptedSource(lambda _: reading(catalog, clock))))
+    success = clock.wall()
+    clock.advance(600)
+    again = build(ScriptedSource(failing(SourceUnavailable("gone"))), on=ledger)
+    assert value(again.state, R2) == 0.75
+    state = turn(again)
+    assert value(state, R2) == 0.75
+    assert value(state, "mlops_exporter_source_up", source="audit") == 0
+    assert value(state, "mlops_exporter_source_last_success_timestamp_seconds", source="audit") == success
+    assert state.snapshot.statuses[0].age_seconds == 600
+
+
+def test_counters_survive_a_restart_without_stepping_back(build, catalog, clock, ledger):
+    counts = iter([5.0, 1.0])
+    refresher = build(ScriptedSource(lambda _: reading(catalog, clock, deploys=next(counts))))
+    turn(refresher)
+    clock.advance(INTERVAL)
+    turn(refresher)
+    again = build(ScriptedSource(lambda _: reading(catalog, clock, deploys=2.0)), on=ledger)
+    assert value(turn(again), "bike_model_deployments_total", decision="deploy") == 6
+
+
+def test_a_kept_reading_that_is_too_old_or_of_another_table_is_not_shown(build, catalog, clock, ledger):
+    turn(build(ScriptedSource(lambda _: reading(catalog, clock))))
+    other = ScriptedSource(failing(SourceUnavailable("gone")))
+    other.identity = "another table"
+    assert value(turn(build(other, on=ledger)), R2) is None
+    clock.advance(STALE + 1)
+    assert value(turn(build(ScriptedSource(failing(SourceUnavailable("gone"))), on=ledger)), R2) is None
+
+
+def test_a_kept_reading_of_another_catalogue_keeps_only_its_counters(build, catalog, clock, ledger):
+    before = dataclasses.replace(reading(catalog, clock, deploys=5.0), catalog="older")
+    turn(build(ScriptedSource(lambda _: before)))
+    again = build(ScriptedSource(lambda _: reading(catalog, clock, deploys=1.0)), on=ledger)
+    assert value(again.state, R2) is None
+    assert value(turn(again), "bike_model_deployments_total", decision="deploy") == 5
+
+
+def test_a_state_folder_that_fills_up_is_named_and_values_are_served_all_the_same(build, catalog, clock, tmp_path):
+    ledger = Ledger.open(tmp_path / "other")
+    refresher = build(ScriptedSource(lambda _: reading(catalog, clock)), on=ledger)
+    ledger._connection.execute("PRAGMA query_only = ON")  # what a full or read-only disk does: every write fails
+    state = turn(refresher)
+    assert value(state, R2) == 0.75
+    assert value(state, "mlops_exporter_state_persistent") == 0
+    assert "cannot be written" in (state.snapshot.state_problem or "")
+    ledger._connection.execute("PRAGMA query_only = OFF")
+    clock.advance(INTERVAL)
+    assert value(turn(refresher), "mlops_exporter_state_persistent") == 1
+
+
+def test_gaps_and_notes_are_logged_once(build, catalog, clock, caplog):
+    from exporter.snapshot import Gap
+
+    source = ScriptedSource(lambda _: reading(catalog, clock, gaps=(Gap("bike_drift_share", "no column drift_share"),)))
+    refresher = build(source)
+    for _ in range(3):
+        turn(refresher)
+        clock.advance(INTERVAL)
+    assert caplog.text.count("no column drift_share") == 1
+
+
+def test_the_same_outage_is_logged_once_and_so_is_the_return(build, catalog, clock, caplog):
+    caplog.set_level("INFO")
+    source = ScriptedSource(failing(BadData("nonsense")))
+    refresher = build(source)
+    for _ in range(3):
+        turn(refresher)
+        clock.advance(INTERVAL)
+    source.answer = lambda _: reading(catalog, clock)
+    turn(refresher)
+    assert caplog.text.count("nonsense") == 1
+    assert caplog.text.count("is back") == 1
+
+
+def test_run_once_ends_when_every_source_was_tried(build, catalog, clock):
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    other = ScriptedSource(failing(SourceUnavailable("gone")), name="airflow")
+    state = build(source, other).run_once()
+    assert value(state, R2) == 0.75
+    assert [status.up for status in state.snapshot.statuses] == [True, False]
+
+
+def test_stop_ends_within_its_timeout_with_a_call_in_flight(build, catalog):
+    """On real clocks and real threads: the hung call cannot be interrupted, and nothing waits for it."""
+    import time
+
+    source = ScriptedSource(lambda _: reading(catalog, Clock()))
+    source.hang(interruptible=False)
+    ledger = Ledger.open(None)
+    refresher = Refresher(catalog, [source], ledger, interval=INTERVAL, stale_after=STALE)
+    refresher.start()
+    assert source.entered.wait(5)
+    assert refresher.alive()
+    began = time.monotonic()
+    refresher.stop(timeout=0.5)
+    assert time.monotonic() - began < 1.5
+    assert not refresher.alive()
+    source.release()
+
+
+def test_a_bug_in_the_loop_is_counted_and_the_last_state_stays(build, catalog, clock):
+    class Broken(ScriptedSource):
+        broken = False
+
+        def telemetry(self):
+            if self.broken:
+                raise RuntimeError("bug")
+            return {}
+
+    source = Broken(lambda _: reading(catalog, clock))
+    ledger = Ledger.open(None)
+    refresher = Refresher(catalog, [source], ledger, interval=0.05, stale_after=STALE)
+    refresher.start()
+    while source.asked < 2:
+        source.entered.wait(1)
+    source.broken = True
+    seen = source.asked
+    deadline = threading.Event()
+    for _ in range(200):
+        if refresher._errors >= 2:
+            break
+        deadline.wait(0.05)
+    assert refresher._errors >= 2
+    assert refresher.alive()
+    assert value(refresher.state, R2) == 0.75
+    source.broken = False
+    for _ in range(200):
+        if value(refresher.state, "mlops_exporter_loop_errors_total"):
+            break
+        deadline.wait(0.05)
+    assert value(refresher.state, "mlops_exporter_loop_errors_total") >= 2
+    assert source.asked > seen
+    refresher.stop()
+
+
+def test_source_errors_carry_only_known_reasons():
+    from exporter.errors import FAILURE_REASONS
+
+    for error in (SourceError, *SourceError.__subclasses__()):
+        assert error("x").reason in FAILURE_REASONS
