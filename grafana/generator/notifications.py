@@ -72,9 +72,9 @@ POLICIES: Final[Json] = {
 # Every piece of a message is cut to a length (`%.110s` counts characters), and so many alerts are shown that the whole
 # stays within Discord's limits whatever the alerts say: a template cannot measure what it has written.
 TEMPLATE: Final = f"""\
-{{{{ define "mlops.name" }}}}{{{{ if .rulename }}}}{{{{ printf "%.60s" .rulename }}}} \
+{{{{ define "mlops.name" }}}}{{{{ if .rulename }}}}{{{{ printf "%.40s" .rulename }}}} \
 ({{{{ printf "%.20s" .alertname }}}})\
-{{{{ else }}}}{{{{ printf "%.60s" .alertname }}}}{{{{ end }}}}{{{{ end }}}}
+{{{{ else }}}}{{{{ printf "%.40s" .alertname }}}}{{{{ end }}}}{{{{ end }}}}
 
 {{{{ define "mlops.title" }}}}{{{{ if eq .CommonLabels.job "{TEST_JOB}" }}}}[TEST] {{{{ end }}}}\
 {{{{ if gt (len .Alerts.Firing) 0 }}}}\
@@ -85,7 +85,7 @@ TEMPLATE: Final = f"""\
 {{{{ define "mlops.firing" }}}}\
 {{{{ if eq .Labels.job "{TEST_JOB}" }}}}**[TEST]** {{{{ end }}}}**{{{{ template "mlops.name" .Labels }}}}**
 {{{{ printf "%.110s" .Annotations.summary }}}}
-{{{{ printf "%.170s" .Annotations.description }}}}
+{{{{ printf "%.160s" .Annotations.description }}}}
 {{{{ if .PanelURL }}}}Panel: {{{{ printf "%.120s" .PanelURL }}}}
 {{{{ end }}}}{{{{ if .Annotations.runbook_url }}}}What to do: {{{{ printf "%.90s" .Annotations.runbook_url }}}}
 {{{{ end }}}}{{{{ end }}}}

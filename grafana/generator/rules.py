@@ -155,7 +155,7 @@ def rules(limits: Limits) -> tuple[Rule, ...]:
             ERROR,
             f"Champion R² is {a3}, below {limits.r2_warning:g}",
             f"The newest monitoring run measured R² {a3} on test_current ({at}): "
-            f"between the critical limit {limits.r2_critical:g} and the warning limit {limits.r2_warning:g}.",
+            f"between the limits {limits.r2_critical:g} and {limits.r2_warning:g}.",
             ("mlops-model-performance", 5),
         ),
         Rule(
