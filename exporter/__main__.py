@@ -8,6 +8,7 @@ import argparse
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from exporter import __version__
@@ -82,7 +83,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _variables() -> str:
     shown = [variable for variable in VARIABLES if variable.name in SHOWN_IN_HELP]
-    return "\n".join(f"  {variable.name:<32}{variable.help.split('. ')[0].rstrip('.')}" for variable in shown)
+    return "\n".join(
+        textwrap.fill(
+            variable.help.replace("`", ""),
+            width=110,
+            initial_indent=f"  {variable.name:<32}",
+            subsequent_indent=" " * 34,
+        )
+        for variable in shown
+    )
 
 
 def _serve(_options: argparse.Namespace, settings: Settings, _catalog: Catalog) -> int:

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,8 @@ from exporter.errors import ConfigError
 METRIC_TYPES: Final = ("gauge", "counter", "histogram", "untyped")
 RESERVED_PREFIXES: Final = ("mlops_exporter_", "process_", "python_")
 """Names of the exporter's own metrics, which a catalogue cannot declare."""
+PROMETHEUS_NAMES: Final = re.compile(r"up|scrape_.*|ALERTS(_FOR_STATE)?")
+"""Series that Prometheus itself writes for every target and alert."""
 TARGET_LABELS: Final = frozenset({"job", "instance"})
 """Labels that Prometheus gives to every target; a metric's own would be renamed `exported_job`."""
 AIRFLOW_FIGURES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
@@ -162,9 +164,7 @@ def parse_catalog(text: str, name: str) -> Catalog:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(
-            [f"{name}:{line}: not valid YAML: contains the control character {error.character!r}"]
-        ) from error
+        raise ConfigError([f"{name}:{line}: not valid YAML: no file may hold U+{error.character:04X}"]) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line_of_mark = f":{mark.line + 1}" if mark else ""
@@ -173,8 +173,8 @@ def parse_catalog(text: str, name: str) -> Catalog:
     except RecursionError as error:
         raise ConfigError([f"{name}: nested too deeply for a catalogue"]) from error
     except (ValueError, OverflowError) as error:
-        # PyYAML lets these out for escapes and version numbers that are out of range.
-        raise ConfigError([f"{name}: not valid YAML: {str(error)[:100]}"]) from error
+        # PyYAML lets these out of an escape such as "\\UFFFFFFFF" and of a version such as %YAML 1.<5000 digits>.
+        raise ConfigError([f"{name}: not valid YAML: an escape or a version number is out of range"]) from error
     parser = _Parser(name)
     audit, metrics = parser.document(root)
     if parser.problems:
@@ -347,6 +347,8 @@ class _Parser:
             self.note(node, f"{name!r} is not a legal metric name ({why}; no digit first)")
         elif name.startswith(RESERVED_PREFIXES):
             self.note(node, f"{name}: names starting with {', '.join(RESERVED_PREFIXES)} are the exporter's own")
+        elif PROMETHEUS_NAMES.fullmatch(name):
+            self.note(node, f"{name}: Prometheus writes series of this name itself")
         return name
 
     def suffix(self, name: str, kind: str, node: yaml.Node) -> None:
@@ -501,5 +503,5 @@ class _Parser:
             elif (target.type, target.labels, target.buckets) != (metric.type, metric.labels, metric.buckets):
                 buckets = " and buckets" if "histogram" in (target.type, metric.type) else ""
                 self.note(
-                    node, f"{metric.name}: must have the type, labels{buckets} of {target.name}, whose alias it is"
+                    node, f"{metric.name}: must have the type and labels{buckets} of {target.name}, whose alias it is"
                 )

@@ -9,6 +9,7 @@ from typing import Final
 
 BLOT: Final = "[secret]"
 _QUIET: Final = ("urllib3", "google", "sqlglot", "werkzeug")
+"""Libraries that stay at WARNING even at level DEBUG: below it they log requests and answers, tokens among them."""
 
 
 class _Formatter(logging.Formatter):
@@ -47,7 +48,7 @@ def configure_logging(level: str, log_format: str, secrets: Iterable[str] = ()) 
     """Send all loggers to standard error.
 
     Args:
-        level: name of the least level that is logged; libraries stay at WARNING unless it is DEBUG.
+        level: name of the least level that is logged.
         log_format: `text` or `json`.
         secrets: strings that never appear in the output.
     """
@@ -57,4 +58,4 @@ def configure_logging(level: str, log_format: str, secrets: Iterable[str] = ()) 
     root.handlers[:] = [handler]
     root.setLevel(level)
     for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.DEBUG if level == "DEBUG" else logging.WARNING)
+        logging.getLogger(name).setLevel(logging.WARNING)

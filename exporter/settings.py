@@ -103,17 +103,20 @@ class Settings:
             except ValueError as error:
                 shown = "" if variable.secret else f", not {text!r}"
                 problems.append(f"{variable.name}: expected {error}{shown}")
-        if not problems:
-            if values["stale_after_seconds"] < values["refresh_seconds"]:
-                problems.append(
-                    "EXPORTER_STALE_AFTER_SECONDS: expected at least EXPORTER_REFRESH_SECONDS "
-                    f"({values['refresh_seconds']:g}), not {values['stale_after_seconds']:g}"
-                )
-            if values["audit_connect_timeout_seconds"] > values["audit_timeout_seconds"]:
-                problems.append(
-                    "AUDIT_CONNECT_TIMEOUT_SECONDS: expected at most AUDIT_TIMEOUT_SECONDS "
-                    f"({values['audit_timeout_seconds']:g}), not {values['audit_connect_timeout_seconds']:g}"
-                )
+        if values.keys() >= {"stale_after_seconds", "refresh_seconds"} and (
+            values["stale_after_seconds"] < values["refresh_seconds"]
+        ):
+            problems.append(
+                "EXPORTER_STALE_AFTER_SECONDS: expected at least EXPORTER_REFRESH_SECONDS "
+                f"({values['refresh_seconds']:g}), not {values['stale_after_seconds']:g}"
+            )
+        if values.keys() >= {"audit_connect_timeout_seconds", "audit_timeout_seconds"} and (
+            values["audit_connect_timeout_seconds"] > values["audit_timeout_seconds"]
+        ):
+            problems.append(
+                "AUDIT_CONNECT_TIMEOUT_SECONDS: expected at most AUDIT_TIMEOUT_SECONDS "
+                f"({values['audit_timeout_seconds']:g}), not {values['audit_connect_timeout_seconds']:g}"
+            )
         if problems:
             raise ConfigError(problems)
         warnings = _unknown_variables(env)
@@ -150,16 +153,20 @@ def secrets_of(env: Mapping[str, str]) -> tuple[str, ...]:
     if key_file:
         try:
             content = json.loads(Path(key_file).read_text("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             content = None
-        if isinstance(content, dict):
-            for name in ("private_key", "private_key_id", "client_secret", "refresh_token"):
-                value = content.get(name)
+        # A key file that impersonates a service account holds another one's content.
+        for part in (content, content.get("source_credentials") if isinstance(content, dict) else None):
+            for name in _SECRET_PARTS:
+                value = part.get(name) if isinstance(part, dict) else None
                 if isinstance(value, str):
                     # A key shows up whole, or line by line where a message quotes a part of it.
-                    found += [value, *value.splitlines()]
-    return tuple(sorted({text for text in found if len(text) >= 4 and not text.startswith("-----")}, key=len)[::-1])
+                    found += [value, *(line for line in value.splitlines() if not _KEY_MARK.fullmatch(line))]
+    return tuple(sorted({text for text in found if len(text) >= 4}, key=lambda text: (-len(text), text)))
 
+
+_SECRET_PARTS: Final = ("private_key", "private_key_id", "client_secret", "refresh_token")
+_KEY_MARK: Final = re.compile(r"-----(BEGIN|END) [A-Z ]+-----\s*")
 
 DEFAULT_AUDIT_FILE: Final = "audit.duckdb"
 
@@ -189,7 +196,7 @@ def _number(low: float, high: float) -> Callable[[str], float]:
 def _integer(low: int, high: int, what: str = "a whole number") -> Callable[[str], int]:
     def parse(text: str) -> int:
         expected = f"{what} from {low} to {high}"
-        if not re.fullmatch(r"[+-]?\d+", text, re.ASCII) or not low <= int(text) <= high:
+        if not re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII) or not low <= int(text) <= high:
             raise ValueError(expected)
         return int(text)
 
@@ -259,6 +266,8 @@ def parse_audit_url(text: str) -> AuditLocation | None:
             rest = "/" + rest.lstrip("/")
         if not rest.strip("/"):
             raise ValueError(expected)
+        if kind == "duckdb" and Path(rest).suffix.lower() in FILE_SUFFIXES:
+            raise ValueError(expected + " (leave `duckdb:` out before a file that is not a DuckDB database)")
         if kind != "file":
             return AuditLocation(kind, rest)
         text = rest
@@ -413,7 +422,7 @@ def _unknown_variables(env: Mapping[str, str]) -> list[str]:
     warnings = []
     for name in sorted(env):
         if _OURS.match(name) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
             hint = f" (did you mean {near[0]}?)" if near else ""
             warnings.append(f"{name} is not a setting of this exporter and is ignored{hint}")
     return warnings

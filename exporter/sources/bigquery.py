@@ -214,11 +214,15 @@ class BigQueryAudit:
         if self._settings.bigquery_emulator:
             return google.auth.credentials.AnonymousCredentials()  # type: ignore[no-untyped-call]
         found: google.auth.credentials.Credentials
-        if self._settings.google_credentials:
-            path = str(self._settings.google_credentials)
-            found, _ = google.auth.load_credentials_from_file(path, scopes=SCOPES)  # type: ignore[no-untyped-call]
-        else:
-            found, _ = google.auth.default(scopes=SCOPES)
+        try:
+            if self._settings.google_credentials:
+                path = str(self._settings.google_credentials)
+                found, _ = google.auth.load_credentials_from_file(path, scopes=SCOPES)  # type: ignore[no-untyped-call]
+            else:
+                found, _ = google.auth.default(scopes=SCOPES)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # How Google's library takes a file that is JSON, but not an object with the right members.
+            raise self._auth_error(auth.DefaultCredentialsError()) from error
         return found
 
     def _query_for(self, table: bigquery.Table, now: float) -> AuditQuery:

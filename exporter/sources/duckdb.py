@@ -69,8 +69,10 @@ _TYPES: Final[Mapping[str, str]] = {
 _READERS: Final[Mapping[str, str]] = {
     "parquet": "read_parquet({files}, union_by_name = true)",
     "csv": "read_csv({files}, union_by_name = true)",
-    "jsonl": "read_json({files}, union_by_name = true, format = 'newline_delimited')",
+    "jsonl": "read_json({files}, union_by_name = true, format = 'newline_delimited', ignore_errors = true)",
 }
+"""How files are read. A broken JSON line, such as one that is being written, becomes a row without a timestamp, which
+is left out and noted."""
 
 
 class DuckDBAudit:

@@ -1,0 +1,102 @@
+"""The exporter itself as a process, the way `make run` starts it."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.engines.process import ServerProcess, free_port, http_ready
+from tests.exposed import Exposed
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+_OURS = ("EXPORTER_", "AUDIT_", "GOOGLE_", "BIGQUERY_", "AIRFLOW_", "WEB_CONCURRENCY")
+
+
+class RunningExporter:
+    """`python -m exporter serve` in a folder of its own, on a free port.
+
+    Args:
+        folder: working directory; the state folder and the sample are made in it.
+        environment: settings besides EXPORTER_HOST and EXPORTER_PORT.
+        command: what to run instead of `python -m exporter serve`.
+    """
+
+    def __init__(
+        self, folder: Path, environment: dict[str, str] | None = None, command: list[str] | None = None
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / "exporter.log"
+        inherited = {name: "" for name in os.environ if name.startswith(_OURS)}
+        self._server = ServerProcess(
+            command or [sys.executable, "-m", "exporter", "serve"],
+            log=self.log,
+            ready=http_ready(f"{self.url}/metrics"),
+            environment={
+                **inherited,
+                "PYTHONPATH": str(ROOT),
+                "EXPORTER_HOST": "127.0.0.1",
+                "EXPORTER_PORT": str(self.port),
+                **(environment or {}),
+            },
+            cwd=folder,
+            ready_within=30,
+        )
+        self.session = requests.Session()
+        self.session.trust_env = False
+
+    def __enter__(self) -> "RunningExporter":
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.session.close()
+        self._server.stop()
+
+    def get(self, path: str, **kwargs: Any) -> requests.Response:
+        """GET a path, within ten seconds."""
+        return self.session.get(self.url + path, timeout=10, **kwargs)
+
+    def exposed(self) -> Exposed:
+        """What /metrics says now."""
+        return Exposed(self.get("/metrics").text)
+
+    def wait_for(self, name: str, value: float | None, *, within: float = 20.0, **labels: str) -> Exposed:
+        """Scrape until a sample has this value."""
+        end = time.monotonic() + within
+        while True:
+            exposed = self.exposed()
+            if exposed.value(name, **labels) == value:
+                return exposed
+            if time.monotonic() > end:
+                found = exposed.value(name, **labels)
+                raise AssertionError(f"{name} {labels} is {found}, not {value}, after {within} s\n{self.text_of_log()}")
+            time.sleep(0.1)
+
+    def text_of_log(self) -> str:
+        """Everything that the process has logged."""
+        return self.log.read_text("utf-8", errors="replace")
+
+    def pids(self) -> tuple[int, int]:
+        """Process ids of gunicorn's master and of its worker."""
+        master = self._server.pid
+        assert master is not None
+        children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        return master, int(children[0])
+
+    def threads(self) -> int:
+        """Number of threads in the worker."""
+        return len(list(Path(f"/proc/{self.pids()[1]}/task").iterdir()))
+
+    def terminate(self, number: signal.Signals = signal.SIGTERM, within: float = 10.0) -> float:
+        """Send the master a signal and wait for its end; gives the seconds that took."""
+        process = self._server._process
+        assert process is not None
+        began = time.monotonic()
+        process.send_signal(number)
+        process.wait(within)
+        return time.monotonic() - began

@@ -1,0 +1,433 @@
+"""Settings: what every variable takes, what it refuses and how it says so, and that no secret is ever shown."""
+
+import contextlib
+import copy
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.errors import ConfigError
+from exporter.settings import VARIABLES, AuditLocation, Secret, Settings, parse_audit_url, secrets_of
+
+DEFAULTS = {
+    "EXPORTER_HOST": "0.0.0.0",
+    "EXPORTER_PORT": 9101,
+    "EXPORTER_THREADS": 8,
+    "EXPORTER_REFRESH_SECONDS": 60.0,
+    "EXPORTER_STALE_AFTER_SECONDS": 3600.0,
+    "EXPORTER_STATE_DIR": Path("exporter-state"),
+    "EXPORTER_CATALOG": None,
+    "EXPORTER_LOG_LEVEL": "INFO",
+    "EXPORTER_LOG_FORMAT": "text",
+    "GOOGLE_CLOUD_PROJECT": None,
+    "GOOGLE_APPLICATION_CREDENTIALS": None,
+    "BIGQUERY_EMULATOR_HOST": None,
+    "AUDIT_TABLE": None,
+    "AUDIT_URL": None,
+    "AUDIT_SAMPLE_DATA": "auto",
+    "AUDIT_ENV": None,
+    "AUDIT_TIMEOUT_SECONDS": 30.0,
+    "AUDIT_CONNECT_TIMEOUT_SECONDS": 5.0,
+    "AUDIT_MAX_QUERY_AGE_SECONDS": 21600.0,
+    "AUDIT_MAX_BYTES_BILLED": 1073741824,
+}
+
+GOOD = [
+    ("EXPORTER_HOST", "127.0.0.1", "127.0.0.1"),
+    ("EXPORTER_HOST", "[::1]", "[::1]"),
+    ("EXPORTER_HOST", "localhost", "localhost"),
+    ("EXPORTER_PORT", "1", 1),
+    ("EXPORTER_PORT", " 65535 ", 65535),
+    ("EXPORTER_THREADS", "2", 2),
+    ("EXPORTER_THREADS", "64", 64),
+    ("EXPORTER_REFRESH_SECONDS", "1", 1.0),
+    ("EXPORTER_REFRESH_SECONDS", "0.25e1", 2.5),
+    ("EXPORTER_STALE_AFTER_SECONDS", "2592000", 2592000.0),
+    ("EXPORTER_STATE_DIR", "/var/lib/exporter", Path("/var/lib/exporter")),
+    ("EXPORTER_STATE_DIR", "none", None),
+    ("EXPORTER_CATALOG", "mine.yaml", Path("mine.yaml")),
+    ("EXPORTER_LOG_LEVEL", "debug", "DEBUG"),
+    ("EXPORTER_LOG_LEVEL", "Error", "ERROR"),
+    ("EXPORTER_LOG_FORMAT", "JSON", "json"),
+    ("GOOGLE_CLOUD_PROJECT", "my-project-1", "my-project-1"),
+    ("GOOGLE_CLOUD_PROJECT", "example.com:my-project", "example.com:my-project"),
+    ("GOOGLE_APPLICATION_CREDENTIALS", "/keys/key.json", Path("/keys/key.json")),
+    ("BIGQUERY_EMULATOR_HOST", "localhost:9050", "http://localhost:9050"),
+    ("BIGQUERY_EMULATOR_HOST", "http://emulator:9050/", "http://emulator:9050"),
+    ("AUDIT_TABLE", "monitoring_audit.logs", "monitoring_audit.logs"),
+    ("AUDIT_TABLE", "my-project.audit.logs-2024", "my-project.audit.logs-2024"),
+    ("AUDIT_URL", "duckdb:audit.duckdb", AuditLocation("duckdb", "audit.duckdb")),
+    ("AUDIT_SAMPLE_DATA", "TRUE", "true"),
+    ("AUDIT_SAMPLE_DATA", "false", "false"),
+    ("AUDIT_ENV", "prod", "prod"),
+    ("AUDIT_TIMEOUT_SECONDS", "600", 600.0),
+    ("AUDIT_CONNECT_TIMEOUT_SECONDS", "0.1", 0.1),
+    ("AUDIT_MAX_QUERY_AGE_SECONDS", "0", 0.0),
+    ("AUDIT_MAX_BYTES_BILLED", "10485760", 10485760),
+]
+
+PROJECT = "a Google Cloud project id: 6 to 30 lower-case letters, digits and hyphens"
+TABLE = "dataset.table or project.dataset.table"
+BAD = [
+    ("EXPORTER_HOST", "http://localhost", "a host name or an address"),
+    ("EXPORTER_HOST", "a b", "a host name or an address"),
+    ("EXPORTER_PORT", "0", "a port from 1 to 65535"),
+    ("EXPORTER_PORT", "65536", "a port from 1 to 65535"),
+    ("EXPORTER_PORT", "9101.0", "a port from 1 to 65535"),
+    ("EXPORTER_PORT", "http", "a port from 1 to 65535"),
+    ("EXPORTER_PORT", "9" * 5000, "a port from 1 to 65535"),
+    ("EXPORTER_THREADS", "1", "a whole number from 2 to 64"),
+    ("EXPORTER_REFRESH_SECONDS", "0", "a number of seconds from 1 to 86400"),
+    ("EXPORTER_REFRESH_SECONDS", "60s", "a number of seconds from 1 to 86400"),
+    ("EXPORTER_REFRESH_SECONDS", "nan", "a number of seconds from 1 to 86400"),
+    ("EXPORTER_STALE_AFTER_SECONDS", "inf", "a number of seconds from 1 to 2.592e+06"),
+    ("EXPORTER_STALE_AFTER_SECONDS", "-1", "a number of seconds from 1 to 2.592e+06"),
+    ("EXPORTER_LOG_LEVEL", "verbose", "one of DEBUG, INFO, WARNING, ERROR"),
+    ("EXPORTER_LOG_FORMAT", "xml", "one of text, json"),
+    ("GOOGLE_CLOUD_PROJECT", "My Project", PROJECT),
+    ("GOOGLE_CLOUD_PROJECT", "short", PROJECT),
+    ("BIGQUERY_EMULATOR_HOST", "ftp://emulator", "host:port or http://host:port"),
+    ("BIGQUERY_EMULATOR_HOST", "http://emulator/path", "host:port or http://host:port"),
+    ("AUDIT_TABLE", "logs", TABLE),
+    ("AUDIT_TABLE", "audit.logs; DROP TABLE audit.logs", TABLE),
+    ("AUDIT_TABLE", "audit.`logs`", TABLE),
+    ("AUDIT_SAMPLE_DATA", "maybe", "one of auto, true, false"),
+    ("AUDIT_TIMEOUT_SECONDS", "601", "a number of seconds from 1 to 600"),
+    ("AUDIT_CONNECT_TIMEOUT_SECONDS", "0", "a number of seconds from 0.1 to 600"),
+    ("AUDIT_MAX_QUERY_AGE_SECONDS", "-1", "a number of seconds from 0 to 2.592e+06"),
+    ("AUDIT_MAX_BYTES_BILLED", "10485759", "a number of bytes from 10485760 to 1125899906842624"),
+    ("AUDIT_MAX_BYTES_BILLED", "1GB", "a number of bytes from 10485760 to 1125899906842624"),
+]
+TAKES_ANY_TEXT = {"EXPORTER_STATE_DIR", "EXPORTER_CATALOG", "GOOGLE_APPLICATION_CREDENTIALS", "AUDIT_ENV"}
+
+
+def field_of(name: str) -> str:
+    return next(variable.field for variable in VARIABLES if variable.name == name)
+
+
+def problems(env: Mapping[str, str]) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env(env)
+    return caught.value.problems
+
+
+# -- every variable ----------------------------------------------------------------------------------------------------
+
+
+def test_every_variable_has_its_default_and_a_test_of_a_good_and_a_bad_value():
+    names = {variable.name for variable in VARIABLES}
+    assert names == DEFAULTS.keys()
+    assert names - {name for name, _, _ in GOOD} == set()
+    assert names - {name for name, _, _ in BAD} == TAKES_ANY_TEXT | {"AUDIT_URL"}, "AUDIT_URL has tests of its own"
+
+
+@pytest.mark.parametrize(("name", "value"), DEFAULTS.items())
+def test_a_variable_that_is_unset_or_empty_has_its_default(name: str, value: object):
+    assert getattr(Settings.from_env({}), field_of(name)) == value
+    assert getattr(Settings.from_env({name: ""}), field_of(name)) == value
+    assert getattr(Settings.from_env({name: "  "}), field_of(name)) == value
+
+
+@pytest.mark.parametrize(("name", "text", "value"), GOOD)
+def test_good_values_are_taken(name: str, text: str, value: object):
+    settings = Settings.from_env({name: text})
+    assert getattr(settings, field_of(name)) == value
+    assert settings.warnings == ()
+
+
+@pytest.mark.parametrize(("name", "text", "expected"), BAD, ids=[f"{name}-{text[:12]}" for name, text, _ in BAD])
+def test_bad_values_are_refused_with_the_variables_name_and_what_was_expected(name: str, text: str, expected: str):
+    assert problems({name: text}) == (f"{name}: expected {expected}, not {text!r}",)
+
+
+def test_settings_cannot_be_changed():
+    settings: Any = Settings.from_env({})
+    with pytest.raises(AttributeError):
+        settings.port = 1
+
+
+def test_two_variables_never_share_a_name_or_a_field():
+    assert len({variable.name for variable in VARIABLES}) == len(VARIABLES)
+    assert len({variable.field for variable in VARIABLES}) == len(VARIABLES)
+
+
+# -- problems and warnings ---------------------------------------------------------------------------------------------
+
+
+def test_all_problems_are_reported_at_once_in_the_order_of_the_documentation():
+    found = problems({name: text for name, text, _ in BAD})
+    assert [problem.split(":")[0] for problem in found] == list(dict.fromkeys(name for name, _, _ in BAD))
+
+
+def test_the_error_shows_one_problem_a_line():
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"EXPORTER_PORT": "x", "EXPORTER_THREADS": "y"})
+    assert str(caught.value) == (
+        "EXPORTER_PORT: expected a port from 1 to 65535, not 'x'\n"
+        "EXPORTER_THREADS: expected a whole number from 2 to 64, not 'y'"
+    )
+
+
+def test_a_reading_is_shown_for_at_least_one_refresh():
+    env = {"EXPORTER_REFRESH_SECONDS": "120", "EXPORTER_STALE_AFTER_SECONDS": "119"}
+    assert problems(env) == ("EXPORTER_STALE_AFTER_SECONDS: expected at least EXPORTER_REFRESH_SECONDS (120), not 119",)
+    assert Settings.from_env(env | {"EXPORTER_STALE_AFTER_SECONDS": "120"}).stale_after_seconds == 120
+
+
+def test_connecting_may_not_take_longer_than_the_whole_refresh():
+    env = {"AUDIT_TIMEOUT_SECONDS": "4", "AUDIT_CONNECT_TIMEOUT_SECONDS": "5"}
+    assert problems(env) == ("AUDIT_CONNECT_TIMEOUT_SECONDS: expected at most AUDIT_TIMEOUT_SECONDS (4), not 5",)
+    assert Settings.from_env(env | {"AUDIT_CONNECT_TIMEOUT_SECONDS": "4"}).audit_connect_timeout_seconds == 4
+
+
+def test_variables_that_do_not_fit_together_are_reported_along_with_bad_ones():
+    found = problems(
+        {
+            "EXPORTER_PORT": "x",
+            "EXPORTER_REFRESH_SECONDS": "120",
+            "EXPORTER_STALE_AFTER_SECONDS": "60",
+            "AUDIT_TIMEOUT_SECONDS": "soon",
+        }
+    )
+    assert [problem.split(":")[0] for problem in found] == [
+        "EXPORTER_PORT",
+        "AUDIT_TIMEOUT_SECONDS",
+        "EXPORTER_STALE_AFTER_SECONDS",
+    ]
+
+
+def test_a_misspelt_variable_is_a_warning_that_suggests_the_right_one():
+    settings = Settings.from_env({"EXPORTER_PROT": "9102", "AUDIT_TABEL": "a.b"})
+    assert settings.warnings == (
+        "AUDIT_TABEL is not a setting of this exporter and is ignored (did you mean AUDIT_TABLE?)",
+        "EXPORTER_PROT is not a setting of this exporter and is ignored (did you mean EXPORTER_PORT?)",
+    )
+    assert settings.port == 9101
+
+
+def test_an_unknown_variable_like_no_other_is_a_warning_without_a_suggestion():
+    assert Settings.from_env({"EXPORTER_QQQQQQ": "1"}).warnings == (
+        "EXPORTER_QQQQQQ is not a setting of this exporter and is ignored",
+    )
+
+
+def test_a_warning_never_shows_the_unknown_variables_value():
+    assert "hunter22" not in repr(Settings.from_env({"AUDIT_PASSWORD": "hunter22"}))
+
+
+def test_other_programs_variables_are_left_alone():
+    env = {"PATH": "/bin", "EXPORTER": "x", "MY_EXPORTER_PORT": "x", "GOOGLE_CLOUD_REGION": "eu", "AUDIT": "y"}
+    assert Settings.from_env(env).warnings == ()
+
+
+@given(st.dictionaries(st.sampled_from([variable.name for variable in VARIABLES]), st.text(max_size=30)))
+def test_any_text_gives_settings_or_a_config_error(env: dict[str, str]):
+    with contextlib.suppress(ConfigError):
+        Settings.from_env(env)
+
+
+# -- which audit log ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "path"),
+    [
+        ("duckdb:///data/audit.duckdb", "duckdb", "/data/audit.duckdb"),
+        ("duckdb:////data/audit.duckdb", "duckdb", "/data/audit.duckdb"),
+        ("duckdb:data/audit.duckdb", "duckdb", "data/audit.duckdb"),
+        ("DuckDB:audit", "duckdb", "audit"),
+        ("audit.duckdb", "duckdb", "audit.duckdb"),
+        ("/data/audit.db", "duckdb", "/data/audit.db"),
+        ("file:///data/audit.duckdb", "duckdb", "/data/audit.duckdb"),
+        ("file:logs.csv", "csv", "logs.csv"),
+        ("logs/*.parquet", "parquet", "logs/*.parquet"),
+        ("LOGS.CSV", "csv", "LOGS.CSV"),
+        ("logs/2024-[01]?.jsonl", "jsonl", "logs/2024-[01]?.jsonl"),
+        ("logs.ndjson", "jsonl", "logs.ndjson"),
+        ("csv:exports/audit.txt", "csv", "exports/audit.txt"),
+        ("parquet:///lake/audit/*", "parquet", "/lake/audit/*"),
+        ("jsonl:logs", "jsonl", "logs"),
+        (r"C:\data\audit.duckdb", "duckdb", r"C:\data\audit.duckdb"),
+    ],
+)
+def test_audit_url_names_a_database_or_files(text: str, kind: str, path: str):
+    location = parse_audit_url(text)
+    assert location == AuditLocation(kind, path)
+    assert str(location) == f"{kind}:{path}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["audit", "audit.sqlite", "s3://bucket/logs.parquet", "postgresql://host/db", "duckdb:", "duckdb:///", "file:logs"],
+)
+def test_audit_url_says_what_it_takes(text: str):
+    (problem,) = problems({"AUDIT_URL": text})
+    assert problem == (
+        "AUDIT_URL: expected duckdb:///absolute/path.duckdb, duckdb:relative/path.duckdb, or a path or glob that ends "
+        f"in .duckdb, .db, .parquet, .csv, .jsonl, .ndjson, not {text!r}"
+    )
+
+
+def test_audit_url_with_two_slashes_is_refused_since_a_folder_would_be_taken_for_a_host():
+    (problem,) = problems({"AUDIT_URL": "duckdb://data/audit.duckdb"})
+    assert "(two slashes would name a host)" in problem
+
+
+def test_no_audit_url_is_no_location():
+    assert parse_audit_url("") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "is_glob"),
+    [("logs/*.csv", True), ("logs/?.csv", True), ("logs/[ab].csv", True), ("a.csv", False), ("duckdb:a*.db", False)],
+)
+def test_only_a_path_of_files_is_a_pattern(text: str, is_glob: bool):
+    location = parse_audit_url(text)
+    assert location is not None
+    assert location.is_glob is is_glob
+
+
+def test_without_a_project_the_audit_log_is_the_embedded_default():
+    settings = Settings.from_env({})
+    assert not settings.uses_bigquery
+    assert str(settings.embedded) == "duckdb:audit.duckdb"
+
+
+def test_with_a_project_the_audit_log_is_in_bigquery():
+    settings = Settings.from_env({"GOOGLE_CLOUD_PROJECT": "my-project"})
+    assert settings.uses_bigquery
+    assert settings.warnings == ()
+
+
+def test_audit_url_wins_over_the_project_and_a_warning_says_so():
+    settings = Settings.from_env({"GOOGLE_CLOUD_PROJECT": "my-project", "AUDIT_URL": "logs.csv"})
+    assert not settings.uses_bigquery
+    assert settings.embedded == AuditLocation("csv", "logs.csv")
+    assert settings.warnings == (
+        "GOOGLE_CLOUD_PROJECT and AUDIT_URL are both set: AUDIT_URL wins, BigQuery is not read",
+    )
+
+
+@pytest.mark.parametrize(
+    ("env", "wanted"),
+    [
+        ({}, True),
+        ({"AUDIT_URL": "duckdb:mine.duckdb"}, False),
+        ({"AUDIT_SAMPLE_DATA": "false"}, False),
+        ({"AUDIT_SAMPLE_DATA": "true"}, True),
+        ({"AUDIT_URL": "duckdb:mine.duckdb", "AUDIT_SAMPLE_DATA": "true"}, True),
+        ({"AUDIT_URL": "mine.csv", "AUDIT_SAMPLE_DATA": "true"}, False),
+    ],
+)
+def test_sample_data_is_made_for_the_default_file_or_a_database_that_asks_for_it(env: dict[str, str], wanted: bool):
+    assert Settings.from_env(env).wants_sample_data is wanted
+
+
+# -- secrets -----------------------------------------------------------------------------------------------------------
+
+LINE_1 = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEA"
+LINE_2 = "plantedPlantedPLANTED+/=="
+PEM = f"-----BEGIN PRIVATE KEY-----\n{LINE_1}\n{LINE_2}\n-----END PRIVATE KEY-----\n"
+
+
+def test_a_secret_shows_its_value_only_when_asked():
+    secret = Secret("hunter22")
+    shown = [repr(secret), str(secret), f"{secret}", f"{secret!r}", f"{[secret]}", "%s" % secret, repr({"k": secret})]  # noqa: UP031
+    assert not any("hunter22" in text for text in shown)
+    assert secret.reveal() == "hunter22"
+
+
+def test_a_secret_compares_by_value_and_never_equals_plain_text():
+    assert Secret("a") == Secret("a")
+    assert Secret("a") != Secret("b")
+    assert Secret("a") != "a"
+    assert len({Secret("a"), Secret("a"), Secret("b")}) == 2
+
+
+def test_a_secret_survives_a_copy_and_is_refused_by_json():
+    secret = Secret("hunter22")
+    assert copy.deepcopy(secret) == secret
+    assert pickle.loads(pickle.dumps(secret)) == secret
+    with pytest.raises(TypeError) as caught:
+        json.dumps({"password": secret})
+    assert "hunter22" not in str(caught.value)
+
+
+def key_file(tmp_path: Path, content: object) -> dict[str, str]:
+    path = tmp_path / "key.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+    return {"GOOGLE_APPLICATION_CREDENTIALS": str(path)}
+
+
+def test_the_private_parts_of_a_key_file_are_secrets_whole_and_line_by_line(tmp_path: Path):
+    env = key_file(
+        tmp_path,
+        {
+            "type": "service_account",
+            "project_id": "my-project",
+            "client_email": "exporter@my-project.iam.gserviceaccount.com",
+            "private_key_id": "0123456789abcdef",
+            "private_key": PEM,
+        },
+    )
+    assert set(secrets_of(env)) == {PEM, LINE_1, LINE_2, "0123456789abcdef"}
+
+
+def test_the_longest_secret_comes_first_so_that_no_part_of_it_is_left(tmp_path: Path):
+    found = secrets_of(key_file(tmp_path, {"client_secret": "abcdef", "refresh_token": "abcdefgh"}))
+    assert found == ("abcdefgh", "abcdef")
+
+
+def test_a_private_key_whose_line_breaks_were_mangled_is_still_a_secret(tmp_path: Path):
+    mangled = PEM.replace("\n", r"\n")
+    assert mangled in secrets_of(key_file(tmp_path, {"private_key": mangled}))
+
+
+def test_the_secrets_of_an_impersonating_key_file_are_found(tmp_path: Path):
+    content = {
+        "type": "impersonated_service_account",
+        "source_credentials": {"type": "authorized_user", "client_secret": "GOCSPX-planted", "refresh_token": "1//pl"},
+    }
+    assert set(secrets_of(key_file(tmp_path, content))) == {"GOCSPX-planted", "1//pl"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "not json",
+        "[]",
+        "null",
+        '{"private_key": 7}',
+        '{"private_key": ""}',
+        '{"source_credentials": 3}',
+        pytest.param("[" * 100_000, id="deeply nested"),
+    ],
+)
+def test_a_broken_key_file_gives_no_secret_and_no_error(tmp_path: Path, content: str):
+    assert secrets_of(key_file(tmp_path, content)) == ()
+
+
+def test_a_key_file_that_is_missing_a_folder_or_not_text_gives_no_secret_and_no_error(tmp_path: Path):
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "none.json", tmp_path, binary):
+        assert secrets_of({"GOOGLE_APPLICATION_CREDENTIALS": str(path)}) == ()
+    assert secrets_of({}) == ()
+
+
+def test_settings_show_the_key_files_name_and_nothing_of_its_content(tmp_path: Path):
+    env = key_file(tmp_path, {"private_key": PEM, "private_key_id": "0123456789abcdef"})
+    settings = Settings.from_env(env)
+    bad = "\n".join(problems(env | {"EXPORTER_PORT": "x", "AUDIT_URL": "y", "AUDIT_TABLE": "z"}))
+    for secret in secrets_of(env):
+        assert secret not in repr(settings)
+        assert secret not in str(settings)
+        assert secret not in bad
+    assert "key.json" in repr(settings)
