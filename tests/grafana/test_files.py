@@ -201,7 +201,9 @@ def test_all_means_production_and_the_test_instance_can_be_chosen():
 
 
 def test_prometheus_configuration(promtool):
-    done = subprocess.run([promtool, "check", "config", str(ROOT / "prometheus.yml")], capture_output=True, text=True)
+    done = subprocess.run(
+        [promtool, "check", "config", str(ROOT / "prometheus.yml")], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -46,11 +46,8 @@ def test_case(uid, name, promtool, tmp_path):
     ref, operator, limit = threshold(rule)
     expr = queries(rule)[ref]
     sign = {"gt": ">", "lt": "<"}[operator]
-    (tmp_path / "rules.yml").write_text(
-        yaml.safe_dump(
-            {"groups": [{"name": "g", "rules": [{"alert": uid, "expr": f"({expr}) {sign} {limit}", "for": rule["for"]}]}]}
-        )
-    )  # fmt: skip
+    alerting = {"alert": uid, "expr": f"({expr}) {sign} {limit}", "for": rule["for"]}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "g", "rules": [alerting]}]}))
     alerts, expressions = [], []
     for minute, expected in case.expect.items():
         at = f"{round(minute * 60)}s"
@@ -83,7 +80,9 @@ def test_case(uid, name, promtool, tmp_path):
             width=10**9,
         )
     )
-    done = subprocess.run([promtool, "test", "rules", "tests.yml"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [promtool, "test", "rules", "tests.yml"], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
