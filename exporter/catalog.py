@@ -469,7 +469,7 @@ class _Parser:
                 figure_type, wanted = AIRFLOW_FIGURES[figure]
                 types, what = (figure_type,), f"airflow: {figure}"
         if kind in METRIC_TYPES and kind not in types:
-            self.note(node, f"{name}: {what} gives a {' or '.join(types)}, not a {kind}")
+            self.note(node, f"{name}: {what} gives type {' or '.join(types)}, not {kind}")
         if wanted is not None and labels != wanted:
             shown = ", ".join(wanted) or "none"
             self.note(node, f"{name}: {what} has these labels: {shown}; not: {', '.join(labels) or 'none'}")
@@ -501,7 +501,5 @@ class _Parser:
             if target is None or target.alias_of is not None:
                 self.note(node, f"{metric.name}: alias_of: {metric.alias_of!r} is not a metric with a value of its own")
             elif (target.type, target.labels, target.buckets) != (metric.type, metric.labels, metric.buckets):
-                buckets = " and buckets" if "histogram" in (target.type, metric.type) else ""
-                self.note(
-                    node, f"{metric.name}: must have the type and labels{buckets} of {target.name}, whose alias it is"
-                )
+                same = "type, labels and buckets" if target.type == "histogram" else "type and labels"
+                self.note(node, f"{metric.name}: must have the {same} of {target.name}, whose alias it is")

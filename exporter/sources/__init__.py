@@ -1,12 +1,13 @@
 """Where metrics come from. A source is one module here plus one line in `build_sources`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from exporter.catalog import Catalog
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.snapshot import Reading, Sample
+from exporter.sources.audit import SOURCE_NAME, audit_identity
 
 
 class Source(Protocol):
@@ -47,15 +48,52 @@ class Source(Protocol):
         ...
 
 
-def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple[Source, ...]:  # noqa: ARG001
-    """The sources that these settings ask for. Imports only the drivers that are needed."""
-    sources: list[Source] = []
-    if settings.uses_bigquery:
-        from exporter.sources.bigquery import BigQueryAudit
+class Deferred:
+    """A source that is made at its first read, on its own thread: importing a driver takes up to a second, during
+    which the exporter already answers.
 
-        sources.append(BigQueryAudit(settings, catalog))
-    else:
+    Args:
+        make: imports and builds the source.
+    """
+
+    def __init__(self, name: str, identity: str, timeout_seconds: float, make: Callable[[], Source]) -> None:
+        self.name = name
+        self.identity = identity
+        self.timeout_seconds = timeout_seconds
+        self._make = make
+        self._source: Source | None = None
+
+    def read(self, previous: Reading | None) -> Reading:
+        """See `Source.read`."""
+        if self._source is None:
+            self._source = self._make()
+        return self._source.read(previous)
+
+    def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
+        """The source's counters; none before it was made."""
+        return self._source.telemetry() if self._source is not None else {}
+
+    def interrupt(self) -> None:
+        """Interrupt the source, once it was made."""
+        if self._source is not None:
+            self._source.interrupt()
+
+    def close(self) -> None:
+        """Close the source, if it was made."""
+        if self._source is not None:
+            self._source.close()
+
+
+def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple[Source, ...]:  # noqa: ARG001
+    """The sources that these settings ask for. Imports no driver."""
+
+    def audit() -> Source:
+        if settings.uses_bigquery:
+            from exporter.sources.bigquery import BigQueryAudit
+
+            return BigQueryAudit(settings, catalog)
         from exporter.sources.duckdb import DuckDBAudit
 
-        sources.append(DuckDBAudit(settings, catalog))
-    return tuple(sources)
+        return DuckDBAudit(settings, catalog)
+
+    return (Deferred(SOURCE_NAME, audit_identity(settings, catalog), settings.audit_timeout_seconds, audit),)

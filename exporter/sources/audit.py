@@ -87,9 +87,19 @@ class AuditAnswer:
     first_future_at: float | None
 
 
-def audit_identity(settings: Settings, engine: str, place: str) -> str:
-    """What an audit reading was made of: a short digest of the engine, the table and the filter."""
-    return hashlib.sha256(json.dumps([engine, place, settings.audit_env]).encode()).hexdigest()[:16]
+def audit_table(settings: Settings, catalog: Catalog) -> str:
+    """The audit table's full name: `project.dataset.table` in BigQuery, `schema.table` in DuckDB."""
+    name = settings.audit_table or catalog.audit.table
+    if not settings.uses_bigquery:
+        return ".".join(name.split(".")[-2:])
+    return name if name.count(".") > 1 else f"{settings.google_project}.{name}"
+
+
+def audit_identity(settings: Settings, catalog: Catalog) -> str:
+    """What an audit reading is made of: a short digest of the engine, the table and the filter."""
+    place = "bigquery" if settings.uses_bigquery else str(settings.embedded)
+    content = json.dumps([place, audit_table(settings, catalog), settings.audit_env])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def horizon_us(now: float) -> int:

@@ -41,6 +41,7 @@ from exporter.sources.audit import (
     Column,
     Parameter,
     audit_identity,
+    audit_table,
     build_query,
     quote,
     read_row,
@@ -95,9 +96,8 @@ class BigQueryAudit:
         self._bytes_billed = 0
         self._lock = threading.Lock()
         self.timeout_seconds = settings.audit_timeout_seconds
-        name = settings.audit_table or catalog.audit.table
-        self.table = name if name.count(".") > 1 else f"{settings.google_project}.{name}"
-        self.identity = audit_identity(settings, "bigquery", self.table)
+        self.table = audit_table(settings, catalog)
+        self.identity = audit_identity(settings, catalog)
 
     def read(self, previous: Reading | None) -> Reading:
         """Look at the table, and query it if that is due. See `Source.read`."""
@@ -222,7 +222,7 @@ class BigQueryAudit:
                 found, _ = google.auth.default(scopes=SCOPES)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             # How Google's library takes a file that is JSON, but not an object with the right members.
-            raise self._auth_error(auth.DefaultCredentialsError()) from error
+            raise self._bad_credentials() from error
         return found
 
     def _query_for(self, table: bigquery.Table, now: float) -> AuditQuery:
@@ -340,13 +340,17 @@ class BigQueryAudit:
             return SourceUnavailable(
                 "BigQuery did not accept the credentials, and they cannot be renewed.", reason="auth"
             )
-        path = self._settings.google_credentials
         if isinstance(error, auth.RefreshError):
+            path = self._settings.google_credentials
             return SourceUnavailable(
                 "Google refused the credentials: the key was revoked, the service account disabled, or this machine's "
                 f"clock is wrong. Make a new key{f' and put it at {path}' if path else ''}.",
                 reason="auth",
             )
+        return self._bad_credentials()
+
+    def _bad_credentials(self) -> SourceError:
+        path = self._settings.google_credentials
         if path is None:
             message = (
                 "No Google credentials were found. Set GOOGLE_APPLICATION_CREDENTIALS to a service account's key file, "

@@ -30,6 +30,7 @@ from exporter.sources.audit import (
     AuditQuery,
     Column,
     audit_identity,
+    audit_table,
     build_query,
     read_row,
     recompute_at,
@@ -101,8 +102,8 @@ class DuckDBAudit:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._lock = threading.Lock()
         self.timeout_seconds = settings.audit_timeout_seconds
-        self.schema, self.table = table_name(settings, catalog)
-        self.identity = audit_identity(settings, "duckdb", f"{self._location}:{self.schema}.{self.table}")
+        self.schema, self.table = audit_table(settings, catalog).split(".")
+        self.identity = audit_identity(settings, catalog)
 
     def read(self, previous: Reading | None) -> Reading:
         """Look at the files, and query them if they changed. See `Source.read`."""
@@ -257,13 +258,6 @@ class DuckDBAudit:
             "SELECT comment FROM duckdb_tables() WHERE schema_name = ? AND table_name = ?", [self.schema, self.table]
         ).fetchone()
         return [Column(name, google_type(kind)) for name, kind in found], comment == (SAMPLE_COMMENT,)
-
-
-def table_name(settings: Settings, catalog: Catalog) -> tuple[str, str]:
-    """Schema and table in the file; a project before them is left out."""
-    name = settings.audit_table or catalog.audit.table
-    schema, table = name.split(".")[-2:]
-    return schema, table
 
 
 def google_type(kind: str) -> str:

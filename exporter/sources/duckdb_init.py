@@ -13,8 +13,9 @@ import duckdb
 from exporter.catalog import Catalog
 from exporter.errors import ConfigError
 from exporter.settings import Settings
+from exporter.sources.audit import audit_table
 from exporter.sources.audit_schema import STANDARD, InitReport, TableColumn, compare, table_columns
-from exporter.sources.duckdb import CONFIG, errors, google_type, identifier, table_name
+from exporter.sources.duckdb import CONFIG, errors, google_type, identifier
 from exporter.sources.sample import SAMPLE_COMMENT, sample_rows
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def init_duckdb(settings: Settings, catalog: Catalog) -> InitReport:
     location = settings.embedded
     if location.kind != "duckdb":
         raise ConfigError([f"AUDIT_URL: init-audit creates a table in a .duckdb file, not {location}"])
-    schema, table = table_name(settings, catalog)
+    schema, table = audit_table(settings, catalog).split(".")
     wanted = table_columns(catalog)
     with errors(location):
         path = Path(location.path)

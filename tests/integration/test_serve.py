@@ -55,18 +55,17 @@ def test_with_nothing_configured_every_audit_metric_has_a_sensible_value(tmp_pat
 
 
 def test_the_first_scrape_is_answered_within_a_second_of_the_workers_start(tmp_path: Path):
-    with RunningExporter(tmp_path) as exporter:
-        pass
     took = []
     for number in range(3):
         folder = tmp_path / str(number)
         folder.mkdir()
-        exporter = RunningExporter(folder)
-        began = time.monotonic()
-        with exporter:
-            took.append(time.monotonic() - began)
-    # From the command, so with the interpreter's start and the imports before the worker's start, and 0.1 s of polling.
-    assert min(took) < 2.5, took
+        with RunningExporter(folder) as exporter:
+            answered = time.time()
+            started = exporter.exposed().value("process_start_time_seconds")
+            assert started is not None
+            took.append(answered - started)
+    # The readiness probe asks every 0.1 s, and the kernel tells a process's start to a hundredth of a second.
+    assert min(took) < 1, took
 
 
 def test_both_gunicorn_commands_start_the_same_server(tmp_path: Path):
