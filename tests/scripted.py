@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from exporter.catalog import Catalog
 from exporter.errors import SourceError, SourceTimeout
+from exporter.refresh import Refresher, State
 from exporter.snapshot import Gap, Observation, Reading, Sample
 
 
@@ -109,3 +110,14 @@ def failing(error: SourceError) -> Callable[[Reading | None], Reading]:
         raise error
 
     return answer
+
+
+def turn(refresher: Refresher) -> State:
+    """One refresh of everything that is due: ask, wait for the answers, publish."""
+    refresher.step()
+    for _ in range(100):
+        if not any(tracked.started is not None and not tracked.late for tracked in refresher._tracked):
+            break
+        refresher._take(5.0)
+        refresher.step()
+    return refresher.state

@@ -14,7 +14,7 @@ from exporter.errors import BadData, SourceError, SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.refresh import BACK_OFF_LIMIT, Refresher, State
 from exporter.snapshot import Reading
-from tests.scripted import Clock, ScriptedSource, failing, reading
+from tests.scripted import Clock, ScriptedSource, failing, reading, turn
 
 R2 = "bike_model_r2_champion_current"
 INTERVAL = 60.0
@@ -61,17 +61,6 @@ def build(catalog: Catalog, clock: Clock, ledger: Ledger) -> Iterator[Callable[.
         for tracked in refresher._tracked:
             tracked.source.release()  # type: ignore[attr-defined]
         refresher.stop()
-
-
-def turn(refresher: Refresher) -> State:
-    """One refresh of everything that is due: ask, wait for the answers, publish."""
-    refresher.step()
-    for _ in range(100):
-        if not any(tracked.started is not None and not tracked.late for tracked in refresher._tracked):
-            break
-        refresher._take(5.0)
-        refresher.step()
-    return refresher.state
 
 
 def value(state: State, name: str, **labels: str) -> float | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import ConfigError
@@ -226,6 +226,7 @@ def test_other_programs_variables_are_left_alone():
     assert Settings.from_env(env).warnings == ()
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([variable.name for variable in VARIABLES]), st.text(max_size=30)))
 def test_any_text_gives_settings_or_a_config_error(env: dict[str, str]):
     with contextlib.suppress(ConfigError):

@@ -48,6 +48,7 @@ CONFIG: Final[Mapping[str, str]] = {
 }
 """A small guest: two threads, bounded memory, and nothing fetched from the network."""
 LOCK_WAIT_SECONDS: Final = 0.1
+INTERRUPT_AGAIN_SECONDS: Final = 0.05
 
 _INTEGERS: Final = frozenset(
     {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
@@ -99,6 +100,7 @@ class DuckDBAudit:
         self._pause = pause
         self._location = settings.embedded
         self._stop = threading.Event()
+        self._wake = threading.Event()
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._lock = threading.Lock()
         self.timeout_seconds = settings.audit_timeout_seconds
@@ -107,7 +109,6 @@ class DuckDBAudit:
 
     def read(self, previous: Reading | None) -> Reading:
         """Look at the files, and query them if they changed. See `Source.read`."""
-        self._stop.clear()
         with self._deadline(), errors(self._location, self._stop, self.timeout_seconds):
             if self._settings.wants_sample_data and self._location.kind == "duckdb":
                 from exporter.sources.duckdb_init import create_sample
@@ -169,9 +170,7 @@ class DuckDBAudit:
     def interrupt(self) -> None:
         """End a query, or the wait for a lock, that is under way."""
         self._stop.set()
-        with self._lock:
-            if self._connection is not None:
-                self._connection.interrupt()
+        self._wake.set()
 
     def close(self) -> None:
         """Nothing stays open between reads."""
@@ -180,14 +179,30 @@ class DuckDBAudit:
 
     @contextlib.contextmanager
     def _deadline(self) -> Iterator[None]:
-        watchdog = threading.Timer(self.timeout_seconds, self.interrupt)
-        watchdog.daemon = True
-        watchdog.name = "deadline"
+        """Have what is inside interrupted when the deadline passes, or when `interrupt` is called.
+
+        A connection forgets an interrupt that comes between two statements, so it is repeated until the block ends.
+        """
+        self._stop.clear()
+        self._wake.clear()
+        ended = threading.Event()
+
+        def watch() -> None:
+            self._wake.wait(self.timeout_seconds)
+            if not ended.is_set():
+                self._stop.set()
+            while not ended.wait(INTERRUPT_AGAIN_SECONDS):
+                with self._lock:
+                    if self._connection is not None:
+                        self._connection.interrupt()
+
+        watchdog = threading.Thread(target=watch, name="deadline", daemon=True)
         watchdog.start()
         try:
             yield
         finally:
-            watchdog.cancel()
+            ended.set()
+            self._wake.set()
 
     def _files(self) -> list[Path]:
         """The files that make up the log.

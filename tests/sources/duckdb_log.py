@@ -1,0 +1,65 @@
+"""A DuckDB audit log that a test fills, and the source that reads it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from exporter.catalog import Catalog, load_catalog
+from exporter.settings import Settings
+from exporter.snapshot import Reading
+from exporter.sources.duckdb import DuckDBAudit
+
+NOW = 1_790_000_000.0
+DAY = 86400.0
+TABLE = "monitoring_audit.logs"
+CATALOG = load_catalog()
+
+
+class Log:
+    """A DuckDB file with the audit table, of the columns given as name: DuckDB type."""
+
+    def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
+        self.path = path
+        self.columns = dict(columns)
+        listed = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+        self.run("CREATE SCHEMA monitoring_audit", f"CREATE TABLE {TABLE} ({listed})")
+
+    def run(self, *statements: str) -> None:
+        with duckdb.connect(str(self.path)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows; `at` is the timestamp in Unix seconds, columns left out are NULL."""
+        with duckdb.connect(str(self.path)) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            for row in rows:
+                values = {name: value for name, value in row.items() if name != "at"}
+                marks = ["?" for _ in values]
+                names = list(values)
+                if "at" in row:
+                    names.append("timestamp")
+                    marks.append("NULL" if row["at"] is None else f"make_timestamptz({round(row['at'] * 1_000_000)})")
+                quoted = ", ".join(f'"{name}"' for name in names)
+                connection.execute(f"INSERT INTO {TABLE} ({quoted}) VALUES ({', '.join(marks)})", list(values.values()))
+
+
+def settings_for(url: str, **env: str) -> Settings:
+    return Settings.from_env({"AUDIT_URL": url, **env})
+
+
+def source_for(
+    path: Path | str, catalog: Catalog = CATALOG, clock: Callable[[], float] = lambda: NOW, **env: str
+) -> DuckDBAudit:
+    return DuckDBAudit(settings_for(str(path), **env), catalog, clock)
+
+
+def gauge(reading: Reading, metric: str) -> float | None:
+    observation = reading.observations.get(metric)
+    return None if observation is None else observation.samples[0].value  # type: ignore[union-attr]
+
+
+def counts(reading: Reading, metric: str) -> dict[str, float]:
+    return {s.labels[0][1]: s.value for s in reading.observations[metric].samples}  # type: ignore[union-attr]
