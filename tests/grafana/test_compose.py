@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from exporter.settings import VARIABLES
-from tests.grafana.conftest import tool
+from tests.engines.debian import program
 from tests.grafana.provisioned import ROOT
 
 FIXED = {"EXPORTER_HOST", "EXPORTER_PORT", "EXPORTER_STATE_DIR"}
@@ -93,7 +93,7 @@ def compose_command():
         found = subprocess.run(["docker", "compose", "version"], check=False, capture_output=True)
         if found.returncode == 0:
             return ["docker", "compose"]
-    return [tool("docker-compose")]
+    return [program("docker-compose")]
 
 
 @pytest.mark.parametrize("extra", [{}, {"COMPOSE_FILE": "docker-compose.yaml:docker-compose.gcp.yaml",

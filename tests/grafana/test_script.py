@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from exporter.catalog import load_catalog
+from tests.engines.debian import program
 from tests.engines.process import ServerProcess, free_port, http_ready
-from tests.grafana.conftest import tool
 from tests.grafana.provisioned import ROOT, rules
 from tests.grafana.stand_in import GrafanaStandIn
 
@@ -64,7 +64,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    programs = tool("prometheus"), tool("pushgateway", "prometheus-pushgateway")
+    programs = program("prometheus"), program("pushgateway")
     folder = tmp_path_factory.mktemp("stack")
     ports = free_port(), free_port(), free_port()
     running = Running(folder, ports)
