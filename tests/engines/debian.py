@@ -10,6 +10,7 @@ PACKAGES = {
     "prometheus": "prometheus",
     "amtool": "prometheus-alertmanager",
     "pushgateway": "prometheus-pushgateway",
+    "docker-compose": "docker-compose",
 }
 
 

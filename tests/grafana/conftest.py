@@ -1,0 +1,13 @@
+import pytest
+
+from tests.engines.debian import program
+
+
+@pytest.fixture(scope="session")
+def promtool():
+    return program("promtool")
+
+
+@pytest.fixture(scope="session")
+def amtool():
+    return program("amtool")
