@@ -130,8 +130,6 @@ class Settings:
             warnings.append("GOOGLE_CLOUD_PROJECT and AUDIT_URL are both set: AUDIT_URL wins, BigQuery is not read")
         if values["airflow_token"] and values["airflow_username"]:
             warnings.append("AIRFLOW_TOKEN and AIRFLOW_USERNAME are both set: the token is used, the password is not")
-        if values["airflow_username"] and not values["airflow_url"]:
-            warnings.append("AIRFLOW_USERNAME is set but AIRFLOW_BASE_URL is not: Airflow is not read")
         if not values["airflow_verify_tls"]:
             warnings.append("AIRFLOW_VERIFY_TLS is false: whoever stands between can read Airflow's password")
         return cls(**values, warnings=tuple(warnings))
