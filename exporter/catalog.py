@@ -314,7 +314,7 @@ class _Parser:
 
     def metric(self, node: yaml.Node) -> MetricSpec | None:
         known = ("name", "type", "help", "labels", "buckets", "from", "alias_of")
-        entries = self.mapping(node, "metric", known, ("name", "type", "help"))
+        entries = self.mapping(node, self.called(node), known, ("name", "type", "help"))
         if "name" not in entries:
             return None
         name = self.metric_name(entries["name"])
@@ -337,6 +337,13 @@ class _Parser:
         elif "from" in entries:
             origins = self.origins(entries["from"], name, kind, labels)
         return MetricSpec(name, kind, help_text, labels, origins, alias_of, buckets)
+
+    @staticmethod
+    def called(node: yaml.Node) -> str:
+        """What a problem calls a metric: its name if it has one."""
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        names = [str(value.value) for key, value in pairs if key.value == "name" and isinstance(value, yaml.ScalarNode)]
+        return names[0] if names and names[0] else "metric"
 
     def metric_name(self, node: yaml.Node) -> str:
         name = self.text(node, "metric name")

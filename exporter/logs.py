@@ -1,4 +1,4 @@
-"""Logging, configured once: one line a record, as text or JSON, to standard error, with secrets blotted out."""
+"""Logging, configured once: text for people or one JSON object a line, to standard error, with secrets blotted out."""
 
 import json
 import logging
@@ -16,32 +16,33 @@ class _Formatter(logging.Formatter):
     """Formats a record and replaces every known secret, wherever in the record it came from."""
 
     def __init__(self, secrets: Iterable[str], as_json: bool) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-        self._secrets = tuple(secrets)
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+        # Also as repr() writes it: a message may quote an argument.
+        forms = {form for secret in secrets for form in (secret, repr(secret)[1:-1]) if form}
+        self._secrets = tuple(sorted(forms, key=len, reverse=True))
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        line = self._json(record) if self._as_json else super().format(record)
-        for secret in self._secrets:
-            line = line.replace(secret, BLOT)
-            if self._as_json:
-                line = line.replace(json.dumps(secret)[1:-1], BLOT)
-        return line
+        if not self._as_json:
+            return self._blotted(super().format(record))
+        content = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": self._blotted(record.getMessage()),
+        }
+        if record.exc_info:
+            content["traceback"] = self._blotted(self.formatException(record.exc_info))
+        return json.dumps(content, ensure_ascii=False)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 -- logging's name
         """The record's time in UTC."""
         return time.strftime(datefmt or "%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
 
-    def _json(self, record: logging.LogRecord) -> str:
-        content = {
-            "time": self.formatTime(record, self.datefmt),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            content["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(content, ensure_ascii=False)
+    def _blotted(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, BLOT)
+        return text
 
 
 def configure_logging(level: str, log_format: str, secrets: Iterable[str] = ()) -> None:
@@ -58,4 +59,4 @@ def configure_logging(level: str, log_format: str, secrets: Iterable[str] = ()) 
     root.handlers[:] = [handler]
     root.setLevel(level)
     for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

@@ -104,8 +104,9 @@ def before_worker_exit(_server: Any, worker: Any) -> None:
 
 def gunicorn_options(settings: Settings) -> dict[str, Any]:
     """gunicorn's configuration: what `serve` and the container's gunicorn.conf.py run with."""
+    host = f"[{settings.host}]" if ":" in settings.host.strip("[]") and settings.host[0] != "[" else settings.host
     return {
-        "bind": [f"{settings.host}:{settings.port}"],
+        "bind": [f"{host}:{settings.port}"],
         "workers": 1,
         "worker_class": "gthread",
         "threads": settings.threads,

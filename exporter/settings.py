@@ -103,20 +103,8 @@ class Settings:
             except ValueError as error:
                 shown = "" if variable.secret else f", not {text!r}"
                 problems.append(f"{variable.name}: expected {error}{shown}")
-        if values.keys() >= {"stale_after_seconds", "refresh_seconds"} and (
-            values["stale_after_seconds"] < values["refresh_seconds"]
-        ):
-            problems.append(
-                "EXPORTER_STALE_AFTER_SECONDS: expected at least EXPORTER_REFRESH_SECONDS "
-                f"({values['refresh_seconds']:g}), not {values['stale_after_seconds']:g}"
-            )
-        if values.keys() >= {"audit_connect_timeout_seconds", "audit_timeout_seconds"} and (
-            values["audit_connect_timeout_seconds"] > values["audit_timeout_seconds"]
-        ):
-            problems.append(
-                "AUDIT_CONNECT_TIMEOUT_SECONDS: expected at most AUDIT_TIMEOUT_SECONDS "
-                f"({values['audit_timeout_seconds']:g}), not {values['audit_connect_timeout_seconds']:g}"
-            )
+        for at_least, other in _ORDERED:
+            _put_in_order(at_least, other, env, values, problems)
         if problems:
             raise ConfigError(problems)
         warnings = _unknown_variables(env)
@@ -181,7 +169,7 @@ def _path(text: str) -> Path | None:
 
 def _number(low: float, high: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        expected = f"a number of seconds from {low:g} to {high:g}"
+        expected = f"a number of seconds from {low:g} to {high:.0f}"
         try:
             value = float(text)
         except ValueError:
@@ -413,6 +401,29 @@ VARIABLES: Final = (
         "Refuse to run a query that would bill more bytes than this. BigQuery bills, and allows, no less than 10 MiB.",
     ),
 )
+
+_ORDERED: Final = (
+    ("EXPORTER_STALE_AFTER_SECONDS", "EXPORTER_REFRESH_SECONDS"),
+    ("AUDIT_TIMEOUT_SECONDS", "AUDIT_CONNECT_TIMEOUT_SECONDS"),
+)
+"""Pairs of variables of which the first must not be less than the second."""
+
+
+def _put_in_order(
+    at_least: str, other: str, env: Mapping[str, str], values: dict[str, Any], problems: list[str]
+) -> None:
+    """Note a pair that is out of order; a default gives way to a value that was set."""
+    fields = {variable.name: variable.field for variable in VARIABLES}
+    high, low = values.get(fields[at_least]), values.get(fields[other])
+    if high is None or low is None or high >= low:
+        return
+    if not env.get(at_least, "").strip():
+        values[fields[at_least]] = low
+    elif not env.get(other, "").strip():
+        values[fields[other]] = high
+    else:
+        problems.append(f"{at_least}: expected at least {other} ({low:g}), not {high:g}")
+
 
 _OURS = re.compile(r"^(?:EXPORTER|AUDIT)_[A-Z0-9_]+$")
 

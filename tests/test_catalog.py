@@ -298,7 +298,7 @@ def test_a_merge_key_is_no_key():
         - {<<: *base, name: shop_mae}
         """
     )
-    assert problems(text)[0].startswith("5: metric: unknown key '<<'")
+    assert problems(text)[0].startswith("5: shop_mae: unknown key '<<'")
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------
@@ -314,12 +314,12 @@ DURATION = {"origins": "[{airflow: dag_run_duration}]"}
 
 MISTAKES = [
     # keys
-    (gauge(colour="red"), f"metric: unknown key 'colour' ({KEYS})"),
-    ("- {name: a, name: b, type: gauge, help: h, from: [{audit: c}]}\n", "metric: key 'name' appears twice"),
-    ("- {[a]: b, name: a, type: gauge, help: h, from: [{audit: c}]}\n", "metric: a key must be plain text"),
+    (gauge(colour="red"), f"shop_r2: unknown key 'colour' ({KEYS})"),
+    ("- {name: a, name: b, type: gauge, help: h, from: [{audit: c}]}\n", "a: key 'name' appears twice"),
+    ("- {[a]: b, name: a, type: gauge, help: h, from: [{audit: c}]}\n", "a: a key must be plain text"),
     (gauge(name=""), "metric: 'name' is missing"),
-    (gauge(type=""), "metric: 'type' is missing"),
-    (gauge(help=""), "metric: 'help' is missing"),
+    (gauge(type=""), "shop_r2: 'type' is missing"),
+    (gauge(help=""), "shop_r2: 'help' is missing"),
     (gauge(help='""'), "shop_r2: help: expected text"),
     (gauge(help="~"), "shop_r2: help: expected text"),
     (gauge(help="[a]"), "shop_r2: help: expected text"),
@@ -614,7 +614,7 @@ metrics:
         "4: audit: unknown key 'colour' (known: table, timestamp, env, missing)",
         "7: shop_runs: the name of a counter must end in _total",
         "10: shop_runs: label 'job' is set by Prometheus for the whole target",
-        "15: metric: 'help' is missing",
+        "15: shop_r2: 'help' is missing",
         "16: shop_r2: type 'gague' is not one of gauge, counter, histogram, untyped",
         "19: shop_old: alias_of: 'shop_gone' is not a metric with a value of its own",
     ]
