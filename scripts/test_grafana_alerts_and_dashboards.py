@@ -566,7 +566,11 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--restore", action="store_true", help="remove test series (--inject always does, at its end)")
     result.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    env = os.environ.get
+
+    def env(name: str, default: str) -> str:
+        # What compose reads, so that both know the same password and port.
+        return os.environ.get(name) or env_file().get(name) or default
+
     result.add_argument("--grafana-url", default=env("GRAFANA_URL", "http://localhost:3000"))
     result.add_argument("--grafana-user", default=env("GF_SECURITY_ADMIN_USER", "admin"))
     result.add_argument(
@@ -576,8 +580,19 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--prometheus-url", default=env("PROMETHEUS_URL", "http://localhost:9090"))
     result.add_argument("--pushgateway-url", default=env("PUSHGATEWAY_URL", "http://localhost:9091"))
-    result.add_argument("--exporter-url", default=env("EXPORTER_URL", "http://localhost:9101"))
+    result.add_argument(
+        "--exporter-url", default=env("EXPORTER_URL", f"http://localhost:{env('EXPORTER_PORT', '9101')}")
+    )
     return result
+
+
+def env_file() -> dict[str, str]:
+    """The variables of the stack's .env, if there is one: `NAME=value` lines, quotes around the value removed."""
+    try:
+        text = (ROOT / ".env").read_text("utf-8")
+    except OSError:
+        return {}
+    return {name: value.strip().strip("\"'") for name, value in re.findall(r"^\s*(\w+)=(.*)$", text, re.MULTILINE)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -83,7 +83,8 @@ def build(limits: Limits) -> Json:
         state_timeline(
             9, "Source state", "Whether the exporter's last refresh of each source succeeded. A source that is "
             "switched off has no band.",
-            [query(f"min by (source) ({select('mlops_exporter_source_up')})", "{{source}}")],
+            [query(f"min by (source) (min_over_time({select('mlops_exporter_source_up')}[$__rate_interval]))",
+                   "{{source}}")],
             width=12, mapping=UP, empty="the exporter is not scraped",
         ),
         timeseries(

@@ -13,7 +13,6 @@ from tests.engines.debian import program
 from tests.grafana.provisioned import ROOT
 
 FIXED = {"EXPORTER_HOST", "EXPORTER_PORT", "EXPORTER_STATE_DIR"}
-RENAMED = {"AIRFLOW_USERNAME": "_AIRFLOW_WWW_USER_USERNAME", "AIRFLOW_PASSWORD": "_AIRFLOW_WWW_USER_PASSWORD"}
 TEXT = (ROOT / "docker-compose.yaml").read_text("utf-8")
 COMPOSE = yaml.safe_load(TEXT)
 SERVICES = COMPOSE["services"]

@@ -281,3 +281,17 @@ def test_the_environment_of_compose_is_used(script, monkeypatch):
     monkeypatch.setenv("GF_SECURITY_ADMIN_PASSWORD", "from-env")
     assert script.parser().parse_args([]).grafana_password == "from-env"
     assert os.access(SCRIPT, os.X_OK)
+
+
+def test_the_stacks_env_file_is_read_too(script, monkeypatch, tmp_path):
+    monkeypatch.delenv("GF_SECURITY_ADMIN_PASSWORD", raising=False)
+    monkeypatch.delenv("EXPORTER_PORT", raising=False)
+    (tmp_path / ".env").write_text(
+        "#GF_SECURITY_ADMIN_PASSWORD=no\nGF_SECURITY_ADMIN_PASSWORD='s3=cret'\nEXPORTER_PORT=9102\n"
+    )
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    options = script.parser().parse_args([])
+    assert options.grafana_password == "s3=cret"
+    assert options.exporter_url == "http://localhost:9102"
+    monkeypatch.setenv("GF_SECURITY_ADMIN_PASSWORD", "shell")
+    assert script.parser().parse_args([]).grafana_password == "shell"
