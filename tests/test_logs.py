@@ -168,7 +168,7 @@ def test_the_least_level_is_the_one_that_was_asked_for(
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO"])
-@pytest.mark.parametrize("library", ["urllib3.connectionpool", "google.auth.transport", "werkzeug"])
+@pytest.mark.parametrize("library", ["urllib3.connectionpool", "sqlglot", "werkzeug"])
 def test_libraries_say_only_what_is_wrong(capsys: pytest.CaptureFixture[str], library: str, level: str):
     """Below WARNING they log requests and answers, tokens among them."""
     configure_logging(level, "text")

@@ -203,6 +203,7 @@ class DuckDBAudit:
         finally:
             ended.set()
             self._wake.set()
+            watchdog.join()
 
     def _files(self) -> list[Path]:
         """The files that make up the log.

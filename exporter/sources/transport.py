@@ -65,6 +65,7 @@ class DeadlineAdapter(HTTPAdapter):
             yield
         finally:
             watchdog.cancel()
+            watchdog.join()
             self._end = None
 
     def remaining(self) -> float:

@@ -1,6 +1,7 @@
 """The BigQuery source: Google's own client over HTTP against a real emulator, with faults made at the transport."""
 
 import dataclasses
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -284,8 +285,6 @@ def test_a_change_of_the_streaming_buffer_is_a_change(connect, table, proxy, clo
 
     def with_buffer(rows: str) -> faults.Fault:
         def fault(exchange: faults.Exchange) -> None:
-            import json
-
             reply = exchange.ask_upstream()
             content = json.loads(reply.body)
             content["streamingBuffer"] = {"estimatedRows": rows, "estimatedBytes": "10", "oldestEntryTime": "1"}
@@ -524,7 +523,7 @@ def test_interrupt_ends_a_read_at_once(connect, table, proxy):
     assert time.monotonic() - began < 1
 
 
-def test_twenty_hung_reads_leave_no_thread_behind(connect, table, proxy):
+def test_hung_reads_leave_no_thread_behind(connect, table, proxy):
     source = connect(table, AUDIT_TIMEOUT_SECONDS="1", AUDIT_CONNECT_TIMEOUT_SECONDS="1")
     proxy.add(faults.hang(), path="/tables/")
     ours = {thread.name for thread in threading.enumerate() if "deadline" in thread.name}
@@ -532,6 +531,27 @@ def test_twenty_hung_reads_leave_no_thread_behind(connect, table, proxy):
         with pytest.raises(SourceTimeout):
             source.read(None)
     assert {thread.name for thread in threading.enumerate() if "deadline" in thread.name} == ours
+
+
+@pytest.mark.parametrize(("hit", "billed", "outcome"), [(False, 10_485_760, "executed"), (True, 0, "cached")])
+def test_bytes_billed_and_answers_from_the_cache_are_counted(connect, table, proxy, hit, billed, outcome):
+    """The emulator bills nothing and has no cache, so its answer is given BigQuery's statistics on the way."""
+
+    def with_statistics(exchange: faults.Exchange) -> None:
+        reply = exchange.ask_upstream()
+        content = json.loads(reply.body)
+        content.setdefault("statistics", {}).setdefault("query", {}).update(
+            {"totalBytesBilled": str(billed), "cacheHit": hit}
+        )
+        exchange.send(dataclasses.replace(reply, body=json.dumps(content).encode()))
+
+    proxy.add(with_statistics, path="/jobs")
+    source = connect(table)
+    source.read(None)
+    source.read(None)
+    telemetry = source.telemetry()
+    assert outcomes(source) == {"executed": 0, "cached": 0, "skipped": 0, outcome: 2}
+    assert telemetry["mlops_exporter_bigquery_bytes_billed_total"][0].value == 2 * billed
 
 
 # -- credentials -------------------------------------------------------------------------------------------------------

@@ -173,7 +173,4 @@ def test_no_timer_thread_is_left_behind():
         for _ in range(20):
             with adapter.deadline(30):
                 session.get(proxy.url)
-    for thread in threading.enumerate():
-        if thread.name == "deadline":
-            thread.join(1)
     assert not [thread for thread in threading.enumerate() if thread.name == "deadline"]
