@@ -10,7 +10,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +56,7 @@ class Airflow:
             stderr=subprocess.STDOUT,
             text=True,
             timeout=_COMMAND_WITHIN,
+            check=False,
         )
         if check and done.returncode:
             raise AssertionError(f"airflow {' '.join(arguments)} failed:\n{done.stdout[-3000:]}")
@@ -173,15 +173,3 @@ def airflow2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
 def airflow3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
     """Airflow 3 (REST v2) of this test session; it takes up to a minute to start, once."""
     yield from _fixture(3, tmp_path_factory)
-
-
-if __name__ == "__main__":  # `python -m tests.engines.airflow 2 FOLDER`: a server to try things on, until Ctrl-C
-    import sys
-
-    with running(int(sys.argv[1]), Path(sys.argv[2])) as started:
-        print(started.url, flush=True)
-        for dag in ("daily_fetch_bike_data", "daily_prediction", "monitor_and_fine_tune"):
-            started.trigger(dag)
-        print("runs made", flush=True)
-        while True:
-            time.sleep(60)

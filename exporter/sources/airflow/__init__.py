@@ -7,19 +7,20 @@ not known yet. An idle Airflow is asked two questions. Everything counted is kep
 
 import json
 import logging
+import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from exporter.catalog import AirflowFigure, Catalog, MetricSpec, XCom
-from exporter.errors import BadData, SourceError, StateError
+from exporter.errors import SourceError, StateError
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.snapshot import Gap, HistogramSample, Labels, Observation, Reading, Sample
 from exporter.sources import airflow_identity
 from exporter.sources.airflow import xcom
-from exporter.sources.airflow.client import Client, DagRun, XComValue
+from exporter.sources.airflow.client import Client, DagRun, XComUnreadable, XComValue
 from exporter.sources.airflow.runs import active_seconds, catch_up
 from exporter.sources.airflow.totals import (
     NOTHING,
@@ -41,11 +42,11 @@ STATES: Final = ("failed", "success")
 """The end states that are counted, each exposed from the start at 0."""
 DAGS_EVERY_SECONDS: Final = 3600.0
 ALL_DAGS_EVERY_SECONDS: Final = 600.0
-"""How often the list of DAGs is asked for: with AIRFLOW_DAG_IDS=* new ones are found in it."""
+"""How often the list of DAGs is asked for: with AIRFLOW_DAG_IDS=*, or when some are missing, new ones may be in it."""
 RESERVE: Final = 0.3
 """Part of the deadline that catching up leaves for the rest, so that a long look back ends in time."""
-XCOM_ATTEMPTS: Final = 3
-"""How often an XCom that Airflow fails to give is asked for before it is given up."""
+XCOM_ATTEMPTS: Final = 10
+"""In how many refreshes an XCom that Airflow fails to give is asked for before it is given up."""
 DAY: Final = 86400.0
 
 
@@ -80,6 +81,7 @@ class AirflowSource:
     Args:
         wall: Unix seconds, for `read_at`. Everything that is compared with Airflow's times uses Airflow's clock.
         monotonic: seconds for ages and deadlines.
+        jitter: a random number from 0 to 1, for the waits before retries.
     """
 
     name = "airflow"
@@ -92,13 +94,14 @@ class AirflowSource:
         *,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.timeout_seconds = settings.airflow_timeout_seconds
         self._catalog = catalog
         self._lookback = settings.airflow_lookback_days * DAY
         self._wall = wall
         self._monotonic = monotonic
-        self._client = Client(settings, clock=wall, monotonic=monotonic)
+        self._client = Client(settings, clock=wall, monotonic=monotonic, jitter=jitter)
         self._specs = tuple(dict.fromkeys(spec for _, spec in _xcoms(catalog.metrics)))
         needed = sorted({spec.dag for spec in self._specs})
         self._all = settings.airflow_dag_ids == ("*",)
@@ -147,7 +150,7 @@ class AirflowSource:
         """
         with self._client.deadline(self.timeout_seconds):
             found = _Pass()
-            self._find_dags(found)
+            self._find_dags()
             running = self._client.running(self._watched) if self._watched else ()
             self._exist(run.dag_id for run in running)
             found.ages = active_seconds(running, self._watched, self._client.now())
@@ -180,7 +183,7 @@ class AirflowSource:
         with self._client.deadline(self.timeout_seconds):
             client = self._client
             version = client.ask_version()
-            self._find_dags(_Pass())
+            self._find_dags()
             since = client.now() - self._lookback
             newest: dict[str, DagRun] = {}
             runs = client.all_ended_runs(self._watched, since, None) if self._watched else ()
@@ -207,8 +210,8 @@ class AirflowSource:
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
-    def _find_dags(self, found: _Pass) -> None:
-        """Decide which DAGs are watched, and note those that Airflow does not have."""
+    def _find_dags(self) -> None:
+        """Decide which DAGs are watched, when it is time to ask."""
         now = self._monotonic()
         if now >= self._dags_due:
             listed = {dag.dag_id: dag for dag in self._client.dags()}
@@ -220,16 +223,18 @@ class AirflowSource:
             self._watched = tuple(wanted[: self._max_dags])
             self._missing = tuple(dag for dag in self._asked_for if dag not in listed)
             self._paused = tuple(dag for dag in self._watched if dag in listed and listed[dag].paused)
-            self._dags_due = now + (ALL_DAGS_EVERY_SECONDS if self._all else DAGS_EVERY_SECONDS)
+            self._dags_due = now + (ALL_DAGS_EVERY_SECONDS if self._all or self._missing else DAGS_EVERY_SECONDS)
+
+    def _notes_on_dags(self) -> Iterator[str]:
         if self._missing:
-            found.notes.append(
+            yield (
                 f"Airflow has no DAG {', '.join(self._missing)} that this user may see: check AIRFLOW_DAG_IDS, the "
                 "catalogue, and the user's permissions."
             )
         if self._paused:
-            found.notes.append(f"Paused in Airflow: {', '.join(self._paused)}.")
+            yield (f"Paused in Airflow: {', '.join(self._paused)}.")
         if self._left_out:
-            found.notes.append(f"{self._left_out} DAGs are not watched: AIRFLOW_MAX_DAGS is {self._max_dags}.")
+            yield (f"{self._left_out} DAGs are not watched: AIRFLOW_MAX_DAGS is {self._max_dags}.")
 
     def _exist(self, dag_ids: Iterable[str]) -> None:
         """Take DAGs that were missing and now have runs off the list."""
@@ -258,7 +263,7 @@ class AirflowSource:
                     self._stirring = stirring
         finally:
             self._known = self._totals.load()
-        self._exist(self._known.dags.keys() & {dag for dag, _ in self._known.runs})
+        self._exist(ended)
         for kind, what in ((RUN, "runs"), (TASK, "tasks")):
             behind = [dag for dag in self._watched if not self._mark(dag).complete(kind)]
             if behind and not (kind == TASK and (found.tasks_refused or not self._wants_tasks)):
@@ -269,7 +274,7 @@ class AirflowSource:
         finally:
             self._known = self._totals.load()
 
-    def _catch_up(self, kind: str) -> int:
+    def _catch_up(self, kind: str) -> frozenset[str]:
         return catch_up(
             self._client,
             self._totals,
@@ -319,7 +324,7 @@ class AirflowSource:
     def _fetch(self, spec: XCom, run_id: str, run_end: float, found: _Pass, metric: str) -> KeptXCom | None:
         try:
             answer = self._ask_xcom(spec.dag, run_id, spec.task, spec.key)
-        except BadData as error:
+        except XComUnreadable as error:
             kept = KeptXCom(run_id, run_end, None, str(error))
         except _TryAgain as error:
             found.notes.append(f"{metric}: {_where(spec)} could not be fetched: {error}")
@@ -348,14 +353,14 @@ class AirflowSource:
 
         Raises:
             _TryAgain: Airflow failed to give it, but not often enough to give it up.
-            BadData: it cannot be had.
+            XComUnreadable: it cannot be had.
             SourceError: as the client.
         """
         try:
             return self._client.xcom(dag_id, run_id, task_id, key)
-        except BadData as error:
+        except XComUnreadable as error:
             tried = self._attempts.pop((dag_id, run_id, task_id, key), 0) + 1
-            if tried < XCOM_ATTEMPTS:
+            if tried < XCOM_ATTEMPTS and not error.final:
                 self._attempts[dag_id, run_id, task_id, key] = tried
                 raise _TryAgain(str(error)) from error
             raise
@@ -375,7 +380,7 @@ class AirflowSource:
                 answer = self._ask_xcom(pending.dag_id, pending.run_id, pending.task_id, pending.key)
             except _TryAgain:
                 continue
-            except BadData as error:
+            except XComUnreadable as error:
                 problems = {sum_key(spec): str(error) for spec in specs}
             except SourceError as error:
                 if error.reason != "permission":
@@ -419,7 +424,7 @@ class AirflowSource:
             token=None,
             observations=observations,
             gaps=tuple(Gap(metric, reason) for metric, reason in found.gaps.items()),
-            notes=tuple(dict.fromkeys(found.notes)),
+            notes=tuple(dict.fromkeys([*self._notes_on_dags(), *found.notes])),
             facts={
                 "engine": f"Airflow {client.version}" if client.version else "Airflow",
                 "api": client.api(),
@@ -434,8 +439,12 @@ class AirflowSource:
     def _shown(self, kind: str) -> Iterator[str]:
         """DAGs whose history is counted. Before that, totals would grow by the past, which looks like the present."""
         for dag in self._watched:
-            if self._mark(dag).complete(kind) and dag not in self._missing:
+            if self._mark(dag).complete(kind) and self._is_there(dag):
                 yield dag
+
+    def _is_there(self, dag_id: str) -> bool:
+        """Whether Airflow has this DAG, or had it: its list leaves out what fails to parse at the moment."""
+        return dag_id not in self._missing or any(dag == dag_id for dag, _ in self._known.runs)
 
     def _figure(self, figure: str, metric: MetricSpec, found: _Pass) -> Observation:
         known, samples = self._known, list[Sample | HistogramSample]()
@@ -458,9 +467,7 @@ class AirflowSource:
                         ends.append(total.last_end)
                         samples.append(_total_sample(labels, total, histogram=True))
             case "dag_run_active":
-                samples += [
-                    Sample((("dag_id", dag),), age) for dag, age in found.ages.items() if dag not in self._missing
-                ]
+                samples += [Sample((("dag_id", dag),), age) for dag, age in found.ages.items() if self._is_there(dag)]
                 ends.append(self._client.now())
             case "dag_last_success":
                 for dag in self._watched:
@@ -505,7 +512,7 @@ class AirflowSource:
             found.gaps.setdefault(metric.name, "newest successful run: " + "; ".join(reasons))
 
     def _is_watched(self, metric: MetricSpec, spec: XCom, found: _Pass) -> bool:
-        if spec.dag in self._missing:
+        if not self._is_there(spec.dag):
             found.gaps.setdefault(metric.name, f"Airflow has no DAG {spec.dag}")
             return False
         if self._watched and spec.dag not in self._watched:

@@ -110,6 +110,14 @@ class _Token:
     renew_at: float
 
 
+class XComUnreadable(BadData):
+    """Airflow cannot give one XCom; `final` when asking again cannot help."""
+
+    def __init__(self, message: str, *, final: bool) -> None:
+        super().__init__(message)
+        self.final = final
+
+
 class _Header(requests.auth.AuthBase):
     """Sets the Authorization header. Given to every request, so that no ~/.netrc entry takes its place."""
 
@@ -274,7 +282,8 @@ class Client:
         """One XCom of one run; None when the task pushed none of this name.
 
         Raises:
-            BadData: it is longer than MAX_XCOM_BYTES, or Airflow cannot show it.
+            XComUnreadable: it is longer than MAX_XCOM_BYTES, or Airflow cannot show it.
+            SourceError: it could not be asked for, which says nothing about it.
         """
         dag, run, task, name = (urllib.parse.quote(part, safe="") for part in (dag_id, run_id, task_id, key))
         path = f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/{name}"
@@ -282,7 +291,7 @@ class Client:
         if response.status_code == 404 and _is_json(response):
             return None
         if response.status_code == 500:
-            raise BadData("Airflow answers 500 for it, as it does for values that it cannot show.")
+            raise XComUnreadable("Airflow answers 500 for it, as it does for values that it cannot show", final=False)
         answer = self._object(response, f"XCom {key}")
         return XComValue(answer.get("value"), str(answer.get("timestamp") or ""))
 
@@ -413,6 +422,10 @@ class Client:
                 )
             except requests.RequestException as error:
                 failure = error
+            except BadData as error:
+                if values:
+                    raise XComUnreadable(f"longer than {MAX_XCOM_BYTES // 2**20} MiB", final=True) from error
+                raise
             finally:
                 self._count(response)
             if response is not None and response.status_code not in RETRIED:

@@ -28,7 +28,7 @@ def catch_up(
     *,
     lookback: float,
     enough: Callable[[], bool],
-) -> int:
+) -> frozenset[str]:
     """Count what ended since the marks of these DAGs, and move the marks.
 
     DAGs whose history is counted go together in one question; those that are new first catch up on their own.
@@ -39,7 +39,7 @@ def catch_up(
         enough: whether to stop for this refresh; what was counted by then stays counted.
 
     Returns:
-        how many events were new.
+        the DAGs that had new events.
 
     Raises:
         SourceError, StateError: as the client and the totals do; what was counted before stays counted.
@@ -49,13 +49,15 @@ def catch_up(
     for dag_id in dag_ids:
         if dag_id not in counted:
             groups.setdefault(marks.get(dag_id, DagMark()).until(kind), []).append(dag_id)
-    new = 0
+    new: frozenset[str] = frozenset()
     windows = 0
     work: list[tuple[float, list[str]]] = []
     if counted:
         work.append((min(marks[dag_id].until(kind) or 0.0 for dag_id in counted) - OVERLAP_SECONDS, counted))
     for until, ids in groups.items():
-        work.append((client.now() - lookback if until is None else until - OVERLAP_SECONDS, ids))
+        # Without the overlap, so that the look back comes on however much ended at one time. It ends with a look
+        # that is open towards now, and the next one, as every one after it, has the overlap.
+        work.append((client.now() - lookback if until is None else until, ids))
     for begin, ids in work:
         since = begin
         span: float | None = None
@@ -72,9 +74,9 @@ def catch_up(
                     continue
                 page = Page(_ask_all(client, kind, ids, since, end), 0)
             if end is None:
-                new += totals.fold(kind, ids, page.rows, _mark_after(client, page.rows, since), complete=True)
+                new |= totals.fold(kind, ids, page.rows, _mark_after(client, page.rows, since), complete=True)
                 break
-            new += totals.fold(kind, ids, page.rows, end, complete=False)
+            new |= totals.fold(kind, ids, page.rows, end, complete=False)
             since = end
             if span is not None:
                 span *= min(FULLNESS * PAGE_ROWS / max(len(page.rows), 1), 10.0)

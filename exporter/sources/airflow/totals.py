@@ -170,7 +170,7 @@ class Totals:
 
     def fold(
         self, kind: str, dag_ids: Collection[str], events: Iterable[Event], until: float, *, complete: bool
-    ) -> int:
+    ) -> frozenset[str]:
         """Count events, each once, and move the marks of these DAGs to `until`, all or nothing.
 
         Args:
@@ -178,9 +178,8 @@ class Totals:
             complete: nothing that ended later was known when this was asked.
 
         Returns:
-            how many of the events were new.
+            the DAGs that had events which were not counted before.
         """
-        new = 0
         with self._ledger.transaction() as connection:
             marks = self._marks(connection)
             fresh: dict[tuple[str, str, str, str], list[Event]] = {}
@@ -188,7 +187,6 @@ class Totals:
                 mark = marks.get(event.dag_id, DagMark())
                 if event.dag_id not in dag_ids or self._was_counted(connection, kind, event, mark):
                     continue
-                new += 1
                 task = event.task_id if isinstance(event, TaskInstance) else ""
                 fresh.setdefault((kind, event.dag_id, task, event.state), []).append(event)
                 if isinstance(event, DagRun) and event.state == "success":
@@ -197,7 +195,7 @@ class Totals:
                 self._add(connection, key, counted)
             for dag_id in dag_ids:
                 self._move_mark(connection, kind, dag_id, marks.get(dag_id, DagMark()), until, complete=complete)
-        return new
+        return frozenset(dag_id for _, dag_id, _, _ in fresh)
 
     def add_xcom(
         self, pending: Pending, written: str | None, values: Mapping[SumKey, float], problems: Mapping[SumKey, str]

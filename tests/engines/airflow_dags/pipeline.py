@@ -38,8 +38,8 @@ PUSHED = {
 
 def push(ti, dag_run, **_):
     conf = dag_run.conf or {}
-    for key, value in PUSHED[ti.dag_id][ti.task_id].items():
-        value = conf.get(f"{ti.task_id}.{key}", value)
+    for key, usual in PUSHED[ti.dag_id][ti.task_id].items():
+        value = conf.get(f"{ti.task_id}.{key}", usual)
         if value != "absent":
             ti.xcom_push(key=key, value=value)
 
