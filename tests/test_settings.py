@@ -36,6 +36,18 @@ DEFAULTS = {
     "AUDIT_CONNECT_TIMEOUT_SECONDS": 5.0,
     "AUDIT_MAX_QUERY_AGE_SECONDS": 21600.0,
     "AUDIT_MAX_BYTES_BILLED": 1073741824,
+    "AIRFLOW_BASE_URL": None,
+    "AIRFLOW_USERNAME": None,
+    "AIRFLOW_PASSWORD": None,
+    "AIRFLOW_TOKEN": None,
+    "AIRFLOW_API": "auto",
+    "AIRFLOW_DAG_IDS": (),
+    "AIRFLOW_MAX_DAGS": 100,
+    "AIRFLOW_LOOKBACK_DAYS": 30.0,
+    "AIRFLOW_TIMEOUT_SECONDS": 30.0,
+    "AIRFLOW_CONNECT_TIMEOUT_SECONDS": 5.0,
+    "AIRFLOW_VERIFY_TLS": True,
+    "AIRFLOW_CA_FILE": None,
 }
 
 GOOD = [
@@ -70,6 +82,20 @@ GOOD = [
     ("AUDIT_CONNECT_TIMEOUT_SECONDS", "0.1", 0.1),
     ("AUDIT_MAX_QUERY_AGE_SECONDS", "0", 0.0),
     ("AUDIT_MAX_BYTES_BILLED", "10485760", 10485760),
+    ("AIRFLOW_BASE_URL", "http://airflow-webserver:8080", "http://airflow-webserver:8080"),
+    ("AIRFLOW_BASE_URL", "https://host/airflow/", "https://host/airflow"),
+    ("AIRFLOW_BASE_URL", "http://host:8080/api/v1", "http://host:8080"),
+    ("AIRFLOW_BASE_URL", "http://[::1]:8080", "http://[::1]:8080"),
+    ("AIRFLOW_API", "V2", "v2"),
+    ("AIRFLOW_DAG_IDS", "a, b,a,", ("a", "b")),
+    ("AIRFLOW_DAG_IDS", "*", ("*",)),
+    ("AIRFLOW_MAX_DAGS", "2000", 2000),
+    ("AIRFLOW_LOOKBACK_DAYS", "0", 0.0),
+    ("AIRFLOW_TIMEOUT_SECONDS", "600", 600.0),
+    ("AIRFLOW_CONNECT_TIMEOUT_SECONDS", "0.1", 0.1),
+    ("AIRFLOW_VERIFY_TLS", "True", True),
+    ("AIRFLOW_CA_FILE", "/etc/ssl/ca.pem", Path("/etc/ssl/ca.pem")),
+    ("AIRFLOW_TOKEN", "a.b-c", Secret("a.b-c")),
 ]
 
 PROJECT = "a Google Cloud project id: 6 to 30 lower-case letters, digits and hyphens"
@@ -103,8 +129,27 @@ BAD = [
     ("AUDIT_MAX_QUERY_AGE_SECONDS", "-1", "a number of seconds from 0 to 2592000"),
     ("AUDIT_MAX_BYTES_BILLED", "10485759", "a number of bytes from 10485760 to 1125899906842624"),
     ("AUDIT_MAX_BYTES_BILLED", "1GB", "a number of bytes from 10485760 to 1125899906842624"),
+    ("AIRFLOW_BASE_URL", "airflow:8080", "http://host:port or https://host/path"),
+    ("AIRFLOW_BASE_URL", "http://host:port", "http://host:port or https://host/path"),
+    ("AIRFLOW_BASE_URL", "http://host/?a=b", "http://host:port or https://host/path"),
+    ("AIRFLOW_API", "v3", "one of auto, v1, v2"),
+    ("AIRFLOW_DAG_IDS", "a b", "DAG ids separated by commas, or * alone"),
+    ("AIRFLOW_DAG_IDS", "a,*", "DAG ids separated by commas, or * alone"),
+    ("AIRFLOW_MAX_DAGS", "0", "a whole number from 1 to 2000"),
+    ("AIRFLOW_LOOKBACK_DAYS", "-1", "a number of days from 0 to 3650"),
+    ("AIRFLOW_TIMEOUT_SECONDS", "0", "a number of seconds from 1 to 600"),
+    ("AIRFLOW_CONNECT_TIMEOUT_SECONDS", "0", "a number of seconds from 0.1 to 600"),
+    ("AIRFLOW_VERIFY_TLS", "maybe", "one of true, false"),
 ]
-TAKES_ANY_TEXT = {"EXPORTER_STATE_DIR", "EXPORTER_CATALOG", "GOOGLE_APPLICATION_CREDENTIALS", "AUDIT_ENV"}
+TAKES_ANY_TEXT = {
+    "EXPORTER_STATE_DIR",
+    "EXPORTER_CATALOG",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "AUDIT_ENV",
+    "AIRFLOW_CA_FILE",
+}
+LOGIN = {"AIRFLOW_USERNAME", "AIRFLOW_PASSWORD", "AIRFLOW_TOKEN"}
+"""These have tests of their own: they go together, or are never shown."""
 
 
 def field_of(name: str) -> str:
@@ -123,8 +168,27 @@ def problems(env: Mapping[str, str]) -> tuple[str, ...]:
 def test_every_variable_has_its_default_and_a_test_of_a_good_and_a_bad_value():
     names = {variable.name for variable in VARIABLES}
     assert names == DEFAULTS.keys()
-    assert names - {name for name, _, _ in GOOD} == set()
-    assert names - {name for name, _, _ in BAD} == TAKES_ANY_TEXT | {"AUDIT_URL"}, "AUDIT_URL has tests of its own"
+    assert names - {name for name, _, _ in GOOD} - LOGIN == set()
+    assert names - {name for name, _, _ in BAD} - LOGIN == TAKES_ANY_TEXT | {"AUDIT_URL"}, "AUDIT_URL has its own tests"
+
+
+def test_airflows_user_and_password_go_together_and_secrets_are_never_shown():
+    both = {"AIRFLOW_USERNAME": "viewer", "AIRFLOW_PASSWORD": "planted-password"}
+    settings = Settings.from_env({**both, "AIRFLOW_BASE_URL": "http://host"})
+    assert settings.airflow_username == "viewer"
+    assert settings.airflow_password is not None
+    assert settings.airflow_password.reveal() == "planted-password"
+    assert "planted" not in repr(settings)
+    assert "planted-password" in secrets_of(both)
+    for name, other in (("AIRFLOW_USERNAME", "AIRFLOW_PASSWORD"), ("AIRFLOW_PASSWORD", "AIRFLOW_USERNAME")):
+        (problem,) = problems({name: both[name]})
+        assert problem == f"{other}: expected a value, because {name} is set"
+
+
+def test_a_secret_in_a_variable_that_cannot_be_used_is_not_quoted():
+    for env in ({"AIRFLOW_TOKEN": "planted token"}, {"AIRFLOW_BASE_URL": "http://user:planted@host"}):
+        (problem,) = problems(env)
+        assert "planted" not in problem
 
 
 @pytest.mark.parametrize(("name", "value"), DEFAULTS.items())
