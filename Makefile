@@ -33,8 +33,8 @@ format: $(VENV)/.dev ## Format the code
 docs: $(VENV)/.run ## Write docs/metrics.md and docs/configuration.md anew from the code
 	$(BIN)/python scripts/generate_docs.py
 
-engines: $(VENV)/.dev ## Install the real engines that tests use (a BigQuery emulator), each in its own environment
-	$(BIN)/python -m tests.engines.install bigquery
+engines: $(VENV)/.dev ## Install the real engines that tests use (a BigQuery emulator, Airflow 2 and 3), each in its own environment
+	$(BIN)/python -m tests.engines.install bigquery airflow2 airflow3
 
 pin: ## Pin requirements.txt and requirements-dev.txt anew from the .in files
 	$(call need_python)

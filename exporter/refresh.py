@@ -26,6 +26,7 @@ from typing import Final
 
 from exporter import metrics
 from exporter.catalog import Catalog, CountRows
+from exporter.choice import needed_from
 from exporter.errors import BACKING_OFF, SourceError, SourceTimeout, StateError
 from exporter.ledger import Ledger
 from exporter.snapshot import (
@@ -39,7 +40,7 @@ from exporter.snapshot import (
     SourceStatus,
     carry_on,
 )
-from exporter.sources import Source
+from exporter.sources import Fallback, Source
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ class _Tracked:
     duration: float | None = None
     error: str | None = None
     reason: str | None = None
+    wanted: frozenset[str] = frozenset()
+    hurried: bool = False
 
 
 class _Stop:
@@ -200,7 +203,10 @@ class Refresher:
         """Refresh every source once, without the loop, and give the state. For `python -m exporter once`."""
         while self._stopping.is_set() is False:
             wait = self.step()
-            if all(tracked.up is not None for tracked in self._tracked) and self._dirty_since is None:
+            tried = all(tracked.up is not None for tracked in self._tracked)
+            waiting = any(tracked.started is not None and not tracked.late for tracked in self._tracked)
+            # Nothing is due at once: a source that stands in for another is asked again as soon as that is known.
+            if tried and self._dirty_since is None and not waiting and wait > 0:
                 break
             self._take(wait)
         return self._state
@@ -246,7 +252,24 @@ class Refresher:
         if self._dirty_since is not None and (not waiting or now - self._dirty_since >= SETTLE_SECONDS):
             self._state = self._make_state()
             self._dirty_since = None
+            self._tell_what_is_needed(now)
         return self._until_next(now)
+
+    def _tell_what_is_needed(self, now: float) -> None:
+        """Tell sources that stand in for others what for; one that has more to give now is asked at once."""
+        for tracked in self._tracked:
+            if not isinstance(tracked.source, Fallback):
+                continue
+            wanted = needed_from(tracked.source.name, self._catalog, self._state.snapshot)
+            if wanted == tracked.wanted:
+                continue
+            more = not wanted <= tracked.wanted
+            tracked.wanted = wanted
+            tracked.source.want(wanted)
+            if more and tracked.started is not None:
+                tracked.hurried = True
+            elif more and tracked.up:
+                tracked.due = now
 
     def _ask(self, tracked: _Tracked, now: float) -> None:
         if tracked.thread is None:
@@ -298,6 +321,8 @@ class Refresher:
         # From the time that it was due, not from now, so that refreshes do not drift.
         on_schedule = tracked.due + self._interval
         tracked.due = on_schedule if on_schedule > now else now + self._interval
+        if tracked.hurried:  # what became needed during the call may not be in its answer
+            tracked.due, tracked.hurried = now, False
         try:
             self._ledger.save_reading(reading)
         except StateError as error:

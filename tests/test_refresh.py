@@ -13,7 +13,7 @@ from exporter.catalog import Catalog, load_catalog
 from exporter.errors import BadData, SourceError, SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.refresh import BACK_OFF_LIMIT, Refresher, State
-from exporter.snapshot import Reading
+from exporter.snapshot import Observation, Reading
 from tests.scripted import Clock, ScriptedSource, failing, reading, turn
 
 R2 = "bike_model_r2_champion_current"
@@ -381,6 +381,60 @@ def test_the_same_outage_is_logged_once_and_so_is_the_return(build, catalog, clo
     turn(refresher)
     assert caplog.text.count("nonsense") == 1
     assert caplog.text.count("is back") == 1
+
+
+class StandIn(ScriptedSource):
+    """Gives a metric only while it is wanted, observed long ago."""
+
+    def __init__(self, catalog: Catalog, clock: Clock) -> None:
+        super().__init__(lambda _: self.made(catalog, clock), "airflow")
+        self.wanted: frozenset[str] = frozenset()
+
+    def want(self, metrics: frozenset[str]) -> None:
+        self.wanted = metrics
+
+    def made(self, catalog: Catalog, clock: Clock) -> Reading:
+        made = reading(catalog, clock, source="airflow", r2=0.5 if R2 in self.wanted else None, deploys=None)
+        return dataclasses.replace(
+            made, observations={name: Observation(o.samples, 5.0) for name, o in made.observations.items()}
+        )
+
+
+def test_a_stand_in_is_told_what_is_needed_and_asked_at_once(build, catalog, clock):
+    answers = {"r2": None, "fails": False}
+
+    def audit(_previous: Reading | None) -> Reading:
+        if answers["fails"]:
+            raise SourceUnavailable("cut")
+        return reading(catalog, clock, r2=answers["r2"])
+
+    source, stand_in = ScriptedSource(audit), StandIn(catalog, clock)
+    refresher = build(source, stand_in)
+    turn(refresher)
+    turn(refresher)
+    assert R2 in stand_in.wanted
+    assert value(refresher.state, R2) == 0.5
+    assert value(refresher.state, "mlops_exporter_metric_source_info", metric=R2, source="airflow") == 1
+    assert stand_in.asked == 2
+    answers["r2"] = 0.75
+    clock.advance(INTERVAL)
+    turn(refresher)
+    assert value(refresher.state, R2) == 0.75
+    assert R2 not in stand_in.wanted
+    answers["fails"] = True
+    clock.advance(INTERVAL)
+    turn(refresher)
+    turn(refresher)
+    assert R2 in stand_in.wanted
+    assert value(refresher.state, R2) == 0.75, "the audit log's value is newer and still held"
+    clock.advance(STALE)
+    turn(refresher)
+    assert value(refresher.state, R2) == 0.5
+
+
+def test_run_once_waits_for_what_is_needed(build, catalog, clock):
+    stand_in = StandIn(catalog, clock)
+    assert value(build(ScriptedSource(lambda _: reading(catalog, clock, r2=None)), stand_in).run_once(), R2) == 0.5
 
 
 def test_run_once_ends_when_every_source_was_tried(build, catalog, clock):

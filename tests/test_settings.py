@@ -36,6 +36,18 @@ DEFAULTS = {
     "AUDIT_CONNECT_TIMEOUT_SECONDS": 5.0,
     "AUDIT_MAX_QUERY_AGE_SECONDS": 21600.0,
     "AUDIT_MAX_BYTES_BILLED": 1073741824,
+    "AIRFLOW_BASE_URL": None,
+    "AIRFLOW_USERNAME": None,
+    "AIRFLOW_PASSWORD": None,
+    "AIRFLOW_TOKEN": None,
+    "AIRFLOW_API": "auto",
+    "AIRFLOW_DAG_IDS": (),
+    "AIRFLOW_MAX_DAGS": 100,
+    "AIRFLOW_LOOKBACK_DAYS": 30.0,
+    "AIRFLOW_TIMEOUT_SECONDS": 30.0,
+    "AIRFLOW_CONNECT_TIMEOUT_SECONDS": 5.0,
+    "AIRFLOW_VERIFY_TLS": True,
+    "AIRFLOW_CA_FILE": None,
 }
 
 GOOD = [
@@ -72,6 +84,24 @@ GOOD = [
     ("AUDIT_MAX_BYTES_BILLED", "10485760", 10485760),
 ]
 
+GOOD += [
+    ("AIRFLOW_BASE_URL", "http://airflow:8080", "http://airflow:8080"),
+    ("AIRFLOW_BASE_URL", "https://host/some/prefix/", "https://host/some/prefix"),
+    ("AIRFLOW_BASE_URL", "https://host/prefix/api/v1/", "https://host/prefix"),
+    ("AIRFLOW_BASE_URL", "http://[::1]:8080/api/v2", "http://[::1]:8080"),
+    ("AIRFLOW_TOKEN", "eyJ.a-b_c.d", Secret("eyJ.a-b_c.d")),
+    ("AIRFLOW_API", "V2", "v2"),
+    ("AIRFLOW_DAG_IDS", "*", ("*",)),
+    ("AIRFLOW_DAG_IDS", "a, b.c,a,", ("a", "b.c")),
+    ("AIRFLOW_MAX_DAGS", "2000", 2000),
+    ("AIRFLOW_LOOKBACK_DAYS", "0", 0.0),
+    ("AIRFLOW_TIMEOUT_SECONDS", "600", 600.0),
+    ("AIRFLOW_CONNECT_TIMEOUT_SECONDS", "0.5", 0.5),
+    ("AIRFLOW_VERIFY_TLS", "TRUE", True),
+    ("AIRFLOW_CA_FILE", "/etc/ssl/ca.pem", Path("/etc/ssl/ca.pem")),
+]
+
+AIRFLOW_URL = "http://host:port or https://host/path"
 PROJECT = "a Google Cloud project id: 6 to 30 lower-case letters, digits and hyphens"
 TABLE = "dataset.table or project.dataset.table"
 BAD = [
@@ -104,7 +134,29 @@ BAD = [
     ("AUDIT_MAX_BYTES_BILLED", "10485759", "a number of bytes from 10485760 to 1125899906842624"),
     ("AUDIT_MAX_BYTES_BILLED", "1GB", "a number of bytes from 10485760 to 1125899906842624"),
 ]
-TAKES_ANY_TEXT = {"EXPORTER_STATE_DIR", "EXPORTER_CATALOG", "GOOGLE_APPLICATION_CREDENTIALS", "AUDIT_ENV"}
+BAD += [
+    ("AIRFLOW_BASE_URL", "airflow:8080", AIRFLOW_URL),
+    ("AIRFLOW_BASE_URL", "ftp://airflow", AIRFLOW_URL),
+    ("AIRFLOW_BASE_URL", "http://", AIRFLOW_URL),
+    ("AIRFLOW_BASE_URL", "http://host:port", AIRFLOW_URL),
+    ("AIRFLOW_BASE_URL", "http://host/?a=b", AIRFLOW_URL),
+    ("AIRFLOW_API", "v3", "one of auto, v1, v2"),
+    ("AIRFLOW_DAG_IDS", "a,*", "DAG ids separated by commas, or * alone"),
+    ("AIRFLOW_DAG_IDS", "a b", "DAG ids separated by commas, or * alone"),
+    ("AIRFLOW_MAX_DAGS", "0", "a whole number from 1 to 2000"),
+    ("AIRFLOW_LOOKBACK_DAYS", "-1", "a number of days from 0 to 3650"),
+    ("AIRFLOW_TIMEOUT_SECONDS", "0.5", "a number of seconds from 1 to 600"),
+    ("AIRFLOW_CONNECT_TIMEOUT_SECONDS", "soon", "a number of seconds from 0.1 to 600"),
+    ("AIRFLOW_VERIFY_TLS", "no", "one of true, false"),
+]
+TOGETHER = {"AIRFLOW_USERNAME", "AIRFLOW_PASSWORD"}
+TAKES_ANY_TEXT = {
+    "EXPORTER_STATE_DIR",
+    "EXPORTER_CATALOG",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "AUDIT_ENV",
+    "AIRFLOW_CA_FILE",
+}
 
 
 def field_of(name: str) -> str:
@@ -123,8 +175,9 @@ def problems(env: Mapping[str, str]) -> tuple[str, ...]:
 def test_every_variable_has_its_default_and_a_test_of_a_good_and_a_bad_value():
     names = {variable.name for variable in VARIABLES}
     assert names == DEFAULTS.keys()
-    assert names - {name for name, _, _ in GOOD} == set()
-    assert names - {name for name, _, _ in BAD} == TAKES_ANY_TEXT | {"AUDIT_URL"}, "AUDIT_URL has tests of its own"
+    assert names - {name for name, _, _ in GOOD} == TOGETHER
+    own_tests = {"AUDIT_URL", "AIRFLOW_TOKEN"}
+    assert names - {name for name, _, _ in BAD} == TAKES_ANY_TEXT | TOGETHER | own_tests
 
 
 @pytest.mark.parametrize(("name", "value"), DEFAULTS.items())
@@ -144,6 +197,37 @@ def test_good_values_are_taken(name: str, text: str, value: object):
 @pytest.mark.parametrize(("name", "text", "expected"), BAD, ids=[f"{name}-{text[:12]}" for name, text, _ in BAD])
 def test_bad_values_are_refused_with_the_variables_name_and_what_was_expected(name: str, text: str, expected: str):
     assert problems({name: text}) == (f"{name}: expected {expected}, not {text!r}",)
+
+
+def test_airflows_user_and_password_go_together():
+    both = {"AIRFLOW_USERNAME": "monitor", "AIRFLOW_PASSWORD": "planted"}
+    settings = Settings.from_env({**both, "AIRFLOW_BASE_URL": "http://a"})
+    assert settings.airflow_username == "monitor"
+    assert settings.airflow_password == Secret("planted")
+    assert settings.warnings == ()
+    assert "planted" not in repr(settings)
+    assert problems({"AIRFLOW_USERNAME": "monitor"}) == (
+        "AIRFLOW_PASSWORD: expected a value, because AIRFLOW_USERNAME is set",
+    )
+    assert problems({"AIRFLOW_PASSWORD": "planted"}) == (
+        "AIRFLOW_USERNAME: expected a value, because AIRFLOW_PASSWORD is set",
+    )
+    assert "Airflow is not read" in Settings.from_env(both).warnings[0]
+    assert "the token is used" in "".join(Settings.from_env({**both, "AIRFLOW_TOKEN": "t"}).warnings)
+    assert "AIRFLOW_VERIFY_TLS" in Settings.from_env({"AIRFLOW_VERIFY_TLS": "false"}).warnings[0]
+
+
+@pytest.mark.parametrize("url", ["https://monitor:planted@host/airflow", "https://monitor:plan/ted@host"])
+def test_a_password_in_airflows_url_is_refused_and_not_repeated(url: str):
+    (problem,) = problems({"AIRFLOW_BASE_URL": url})
+    assert problem.startswith("AIRFLOW_BASE_URL: expected ")
+    assert "plan" not in problem
+
+
+def test_a_token_that_no_header_can_hold_is_refused_and_not_repeated():
+    assert problems({"AIRFLOW_TOKEN": "plan ted"}) == (
+        "AIRFLOW_TOKEN: expected a token: printable characters without spaces",
+    )
 
 
 def test_settings_cannot_be_changed():

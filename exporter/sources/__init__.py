@@ -1,7 +1,7 @@
 """Where metrics come from. A source is one module here plus one line in `build_sources`."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from exporter.catalog import Catalog
 from exporter.ledger import Ledger
@@ -45,6 +45,15 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Give connections back. Called once, when no `read` will follow."""
+        ...
+
+
+@runtime_checkable
+class Fallback(Protocol):
+    """What a source also has when its values for some metrics cost something and stand in for another source's."""
+
+    def want(self, metrics: frozenset[str]) -> None:
+        """Say which of those metrics are needed from the next `read` on. Called from other threads."""
         ...
 
 

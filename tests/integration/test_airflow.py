@@ -331,11 +331,9 @@ def test_the_survey(airflow: Airflow):
     assert not survey.absent_xcoms
 
 
-def test_a_token_that_has_really_expired_is_renewed(airflow: Airflow):
-    if airflow.major == 2:
-        pytest.skip("Airflow 2 has no tokens of its own")
+def test_a_token_that_has_really_expired_is_renewed(airflow3: Airflow):
     # Its clock stands still, so it believes in its token for ever; the server does not.
-    client = Client(Settings.from_env(env(airflow)), monotonic=lambda: 1000.0)
+    client = Client(Settings.from_env(env(airflow3)), monotonic=lambda: 1000.0)
     assert client.dags()
     time.sleep(TOKEN_SECONDS + 2)
     assert client.dags()

@@ -1,7 +1,8 @@
 """The three DAGs of the pipeline as Airflow 2 and 3 both run them: tasks push what their run's `conf` says.
 
 `conf` keys: `fail` ends the last task in failure, `sleep` makes it take that many seconds, every other key is an XCom
-as `task.key`: "absent" is not pushed, "long 1000" is a text of that many characters. Without conf, the values in PUSHED are pushed.
+as `task.key`: "absent" is not pushed, "long 1000" is a text of that many characters. Without conf, the
+values in PUSHED are pushed.
 """
 
 import time
