@@ -39,10 +39,42 @@ def check(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
         yield from _bigquery(settings, catalog)
     else:
         yield from _duckdb(settings, catalog)
-    if settings.airflow_url is None:
-        yield Finding("airflow", OK, "off: AIRFLOW_BASE_URL is unset")
-    else:
+    if settings.airflow_url is not None:
         yield from _airflow(settings, catalog)
+    else:
+        yield Finding("airflow", OK, "AIRFLOW_BASE_URL is not set: Airflow is not read")
+
+
+def _airflow(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
+    from exporter.sources.airflow import AirflowSource
+
+    ledger = Ledger.open(None)
+    source = AirflowSource(settings, catalog, ledger)
+    try:
+        survey = source.survey()
+    except SourceError as error:
+        yield Finding("airflow", PROBLEM, f"{error.reason}: {error}")
+        return
+    finally:
+        source.close()
+        ledger.close()
+    yield Finding("airflow", OK, f"{settings.airflow_url}: Airflow {survey.version}, API {survey.api}, log-in accepted")
+    yield Finding("dags", OK, ", ".join(dag for dag in survey.dags if dag not in survey.missing) or "none")
+    if survey.missing:
+        missing = ", ".join(survey.missing)
+        yield Finding("dags", PROBLEM, f"not there, or not to be seen by this user: {missing} (see AIRFLOW_DAG_IDS)")
+    if survey.paused:
+        yield Finding("dags", WARNING, f"paused: {', '.join(survey.paused)}")
+    for dag in survey.without_run:
+        if dag not in survey.missing:
+            days = settings.airflow_lookback_days
+            yield Finding("xcoms", WARNING, f"{dag}: no successful run in the last {days:g} days to look at")
+    found = sorted({f"{spec.task}/{spec.key}" for spec in survey.found_xcoms})
+    if found:
+        yield Finding("xcoms", OK, f"in the newest successful runs: {', '.join(found)}")
+    for spec in sorted(survey.absent_xcoms, key=str):
+        yield Finding("xcoms", WARNING, f"{spec.dag}/{spec.task}: the newest successful run pushed no {spec.key}")
+    yield Finding("requests", OK, f"{survey.requests} a refresh while nothing happens in Airflow")
 
 
 def _bigquery(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
@@ -91,35 +123,6 @@ def _duckdb(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
     missing = str(reading.facts.get("missing_columns") or "")
     yield from _gaps(reading.gaps, tuple(name for name in missing.split(", ") if name))
     yield Finding("cost", OK, "embedded: nothing is billed")
-
-
-def _airflow(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
-    from exporter.sources.airflow import AirflowSource
-
-    source = AirflowSource(settings, catalog, Ledger.open(None))
-    try:
-        survey = source.survey()
-    except SourceError as error:
-        yield Finding("airflow", PROBLEM, f"{error.reason}: {error}")
-        return
-    finally:
-        source.close()
-    yield Finding("airflow", OK, f"{settings.airflow_url}: version {survey.version}, REST {survey.api}, logged in")
-    yield Finding("dags", OK if survey.dags else PROBLEM, f"watched: {', '.join(survey.dags) or 'none'}")
-    if survey.missing:
-        yield Finding("dags", PROBLEM, f"not there, or not for this user to see: {', '.join(survey.missing)}")
-    if survey.paused:
-        yield Finding("dags", WARNING, f"paused: {', '.join(survey.paused)}")
-    for dag in survey.without_run:
-        yield Finding(
-            "xcoms", WARNING, f"{dag} has no successful run in the last {settings.airflow_lookback_days:g} days"
-        )
-    found, looked = len(survey.found_xcoms), len(survey.found_xcoms) + len(survey.absent_xcoms)
-    if looked:
-        yield Finding("xcoms", OK, f"{found} of {looked} keys are in the newest successful run of their DAG")
-    for xcom in sorted(survey.absent_xcoms, key=lambda one: (one.dag, one.task, one.key)):
-        yield Finding("xcoms", WARNING, f"not in the newest successful run: {xcom.dag} / {xcom.task} / {xcom.key}")
-    yield Finding("requests", OK, f"an idle refresh sends {survey.requests}")
 
 
 def _gaps(gaps: Iterable[Gap], missing_columns: Iterable[str]) -> Iterator[Finding]:

@@ -33,6 +33,30 @@ def sources_of(metric: MetricSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(source_of(origin) for origin in metric.origins))
 
 
+def needed_from(source: str, catalog: Catalog, snapshot: Snapshot) -> frozenset[str]:
+    """The metrics for which this source has to stand in: every source preferred to it is down or has no value.
+
+    A source that has not been tried yet is waited for.
+    """
+    status = {status.name: status.up for status in snapshot.statuses}
+    needed = set()
+    for metric in catalog.metrics:
+        names = sources_of(metric)
+        if source not in names[1:]:
+            continue
+        preferred = names[: names.index(source)]
+        if all(name not in status or _cannot_say(name, metric.name, status[name], snapshot) for name in preferred):
+            needed.add(metric.name)
+    return frozenset(needed)
+
+
+def _cannot_say(source: str, metric: str, up: bool | None, snapshot: Snapshot) -> bool:
+    if up is None:
+        return False
+    reading = snapshot.readings.get(source)
+    return not up or reading is None or metric not in reading.observations
+
+
 def choose(catalog: Catalog, snapshot: Snapshot) -> Mapping[str, Choice]:
     """The choice for every metric that has a value; metrics without one are absent.
 

@@ -26,7 +26,7 @@ from typing import Final
 
 from exporter import metrics
 from exporter.catalog import Catalog, CountRows
-from exporter.choice import sources_of
+from exporter.choice import needed_from
 from exporter.errors import BACKING_OFF, SourceError, SourceTimeout, StateError
 from exporter.ledger import Ledger
 from exporter.snapshot import (
@@ -101,13 +101,6 @@ class _Result:
     tracked: _Tracked
     outcome: Reading | SourceError
     duration: float
-
-
-def _gives(tracked: _Tracked | None, metric: str) -> bool:
-    """Whether a source gives a metric now, or may yet: what it says before its first read is not known."""
-    if tracked is None or tracked.up is False:
-        return False
-    return tracked.up is None or (tracked.reading is not None and metric in tracked.reading.observations)
 
 
 class Refresher:
@@ -212,10 +205,7 @@ class Refresher:
             wait = self.step()
             now = self._monotonic()
             # A source may be asked twice: once more when it turns out that it has to stand in for another.
-            busy = any(
-                tracked.started is not None or tracked.due <= now or (tracked.up and tracked.wanted - tracked.asked_for)
-                for tracked in self._tracked
-            )
+            busy = any(tracked.started is not None or tracked.due <= now for tracked in self._tracked)
             if self._dirty_since is None and not busy:
                 break
             self._take(wait)
@@ -252,7 +242,6 @@ class Refresher:
             if result is not None:
                 self._settle(result)
         now = self._monotonic()
-        self._want(now)
         for tracked in self._tracked:
             if tracked.started is not None and now - tracked.started > tracked.source.timeout_seconds + GRACE_SECONDS:
                 self._overdue(tracked, now)
@@ -263,22 +252,14 @@ class Refresher:
         if self._dirty_since is not None and (not waiting or now - self._dirty_since >= SETTLE_SECONDS):
             self._state = self._make_state()
             self._dirty_since = None
+            self._want(now)
         return self._until_next(now)
 
     def _want(self, now: float) -> None:
-        """Tell every source which metrics it has to stand in for. One that has to for more of them, and is up, is
-        asked at once: the fallback must not wait for its turn."""
-        by_name = {tracked.source.name: tracked for tracked in self._tracked}
+        """Tell every source which metrics it has to stand in for. One that is up, and was not asked for all of them
+        yet, is asked at once: the fallback must not wait for its turn."""
         for tracked in self._tracked:
-            wanted = frozenset(
-                metric.name
-                for metric in self._catalog.metrics
-                if (names := sources_of(metric))
-                and tracked.source.name in names[1:]
-                and not any(
-                    _gives(by_name.get(name), metric.name) for name in names[: names.index(tracked.source.name)]
-                )
-            )
+            wanted = needed_from(tracked.source.name, self._catalog, self._state.snapshot)
             if wanted != tracked.wanted:
                 tracked.wanted = wanted
                 tracked.source.want(wanted)

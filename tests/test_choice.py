@@ -3,7 +3,7 @@
 import pytest
 
 from exporter.catalog import parse_catalog
-from exporter.choice import choose, source_of, sources_of
+from exporter.choice import choose, needed_from, source_of, sources_of
 from exporter.snapshot import Observation, Reading, Sample, Snapshot, SourceStatus
 
 CATALOG = parse_catalog(
@@ -162,3 +162,12 @@ def test_an_alias_shows_what_its_metric_shows_and_has_no_value_without_it():
     of = snapshot(audit={"both": observed(1, OLD)}, airflow={"both": observed(2, NEW)}, audit_up=False)
     assert shown(of, "alias") == ("airflow", 2)
     assert "alias" not in choose(CATALOG, snapshot(audit={"other": observed(1, OLD)}))
+
+
+def test_airflow_stands_in_for_what_the_audit_log_cannot_say():
+    both = {"both": observed(1.0, 1.0), "other": observed(2.0, 1.0)}
+    assert needed_from("airflow", CATALOG, snapshot(audit=both)) == frozenset()
+    assert needed_from("airflow", CATALOG, snapshot(audit={"both": observed(1.0, 1.0)})) == {"other"}
+    assert needed_from("airflow", CATALOG, snapshot(audit=both, audit_up=False)) == {"both", "other"}
+    assert needed_from("airflow", CATALOG, snapshot(audit_up=None)) == frozenset()
+    assert needed_from("audit", CATALOG, snapshot(airflow={})) == {"xcom_first"}

@@ -13,7 +13,7 @@ from exporter.catalog import Catalog, load_catalog
 from exporter.errors import BadData, SourceError, SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.refresh import BACK_OFF_LIMIT, Refresher, State
-from exporter.snapshot import Reading
+from exporter.snapshot import Observation, Reading
 from tests.scripted import Clock, ScriptedSource, failing, reading, turn
 
 R2 = "bike_model_r2_champion_current"
@@ -390,24 +390,26 @@ def test_a_fallback_is_told_what_to_stand_in_for_and_asked_at_once(build, catalo
     airflow = ScriptedSource(lambda _: reading(catalog, clock, source="airflow", r2=0.5, deploys=None), name="airflow")
     refresher = build(audit, airflow)
     turn(refresher)
-    refresher.step()
+    turn(refresher)
     assert R2 not in airflow.wanted
     assert "bike_drift_share" in airflow.wanted
     assert "bike_records_ingested_total" not in airflow.wanted
+    assert airflow.asked == 2
     clock.advance(INTERVAL)
     turn(refresher)
-    asked = airflow.asked
+    assert airflow.asked == 3
     audit.answer = failing(SourceUnavailable("gone"))
     clock.advance(INTERVAL)
     turn(refresher)
     turn(refresher)
     assert R2 in airflow.wanted
-    assert airflow.asked == asked + 2  # its own turn, and once more because it was wanted
+    assert airflow.asked == 5, "its own turn, and once more because it was wanted"
     audit.answer = lambda _: reading(catalog, clock)
     clock.advance(INTERVAL)
     turn(refresher)
-    refresher.step()
+    turn(refresher)
     assert R2 not in airflow.wanted
+    assert airflow.asked == 6
 
 
 def test_while_the_audit_log_is_down_the_newer_value_is_shown(build, catalog, clock):
@@ -427,6 +429,60 @@ def test_while_the_audit_log_is_down_the_newer_value_is_shown(build, catalog, cl
     state = turn(refresher)
     assert value(state, R2) == 0.8
     assert value(state, "mlops_exporter_metric_source_info", metric=R2, source="audit") == 1
+
+
+class StandIn(ScriptedSource):
+    """Gives a metric only while it is wanted, observed long ago."""
+
+    def __init__(self, catalog: Catalog, clock: Clock) -> None:
+        super().__init__(lambda _: self.made(catalog, clock), "airflow")
+        self.wanted: frozenset[str] = frozenset()
+
+    def want(self, metrics: frozenset[str]) -> None:
+        self.wanted = metrics
+
+    def made(self, catalog: Catalog, clock: Clock) -> Reading:
+        made = reading(catalog, clock, source="airflow", r2=0.5 if R2 in self.wanted else None, deploys=None)
+        return dataclasses.replace(
+            made, observations={name: Observation(o.samples, 5.0) for name, o in made.observations.items()}
+        )
+
+
+def test_a_stand_in_is_told_what_is_needed_and_asked_at_once(build, catalog, clock):
+    answers = {"r2": None, "fails": False}
+
+    def audit(_previous: Reading | None) -> Reading:
+        if answers["fails"]:
+            raise SourceUnavailable("cut")
+        return reading(catalog, clock, r2=answers["r2"])
+
+    source, stand_in = ScriptedSource(audit), StandIn(catalog, clock)
+    refresher = build(source, stand_in)
+    turn(refresher)
+    turn(refresher)
+    assert R2 in stand_in.wanted
+    assert value(refresher.state, R2) == 0.5
+    assert value(refresher.state, "mlops_exporter_metric_source_info", metric=R2, source="airflow") == 1
+    assert stand_in.asked == 2
+    answers["r2"] = 0.75
+    clock.advance(INTERVAL)
+    turn(refresher)
+    assert value(refresher.state, R2) == 0.75
+    assert R2 not in stand_in.wanted
+    answers["fails"] = True
+    clock.advance(INTERVAL)
+    turn(refresher)
+    turn(refresher)
+    assert R2 in stand_in.wanted
+    assert value(refresher.state, R2) == 0.75, "the audit log's value is newer and still held"
+    clock.advance(STALE)
+    turn(refresher)
+    assert value(refresher.state, R2) == 0.5
+
+
+def test_run_once_waits_for_what_is_needed(build, catalog, clock):
+    stand_in = StandIn(catalog, clock)
+    assert value(build(ScriptedSource(lambda _: reading(catalog, clock, r2=None)), stand_in).run_once(), R2) == 0.5
 
 
 def test_run_once_ends_when_every_source_was_tried(build, catalog, clock):

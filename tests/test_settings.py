@@ -172,19 +172,6 @@ def test_every_variable_has_its_default_and_a_test_of_a_good_and_a_bad_value():
     assert names - {name for name, _, _ in BAD} - LOGIN == TAKES_ANY_TEXT | {"AUDIT_URL"}, "AUDIT_URL has its own tests"
 
 
-def test_airflows_user_and_password_go_together_and_secrets_are_never_shown():
-    both = {"AIRFLOW_USERNAME": "viewer", "AIRFLOW_PASSWORD": "planted-password"}
-    settings = Settings.from_env({**both, "AIRFLOW_BASE_URL": "http://host"})
-    assert settings.airflow_username == "viewer"
-    assert settings.airflow_password is not None
-    assert settings.airflow_password.reveal() == "planted-password"
-    assert "planted" not in repr(settings)
-    assert "planted-password" in secrets_of(both)
-    for name, other in (("AIRFLOW_USERNAME", "AIRFLOW_PASSWORD"), ("AIRFLOW_PASSWORD", "AIRFLOW_USERNAME")):
-        (problem,) = problems({name: both[name]})
-        assert problem == f"{other}: expected a value, because {name} is set"
-
-
 def test_a_secret_in_a_variable_that_cannot_be_used_is_not_quoted():
     for env in ({"AIRFLOW_TOKEN": "planted token"}, {"AIRFLOW_BASE_URL": "http://user:planted@host"}):
         (problem,) = problems(env)
@@ -208,6 +195,36 @@ def test_good_values_are_taken(name: str, text: str, value: object):
 @pytest.mark.parametrize(("name", "text", "expected"), BAD, ids=[f"{name}-{text[:12]}" for name, text, _ in BAD])
 def test_bad_values_are_refused_with_the_variables_name_and_what_was_expected(name: str, text: str, expected: str):
     assert problems({name: text}) == (f"{name}: expected {expected}, not {text!r}",)
+
+
+def test_airflows_user_and_password_go_together():
+    both = {"AIRFLOW_USERNAME": "monitor", "AIRFLOW_PASSWORD": "planted"}
+    settings = Settings.from_env({**both, "AIRFLOW_BASE_URL": "http://a"})
+    assert settings.airflow_username == "monitor"
+    assert settings.airflow_password == Secret("planted")
+    assert settings.warnings == ()
+    assert "planted" not in repr(settings)
+    assert problems({"AIRFLOW_USERNAME": "monitor"}) == (
+        "AIRFLOW_PASSWORD: expected a value, because AIRFLOW_USERNAME is set",
+    )
+    assert problems({"AIRFLOW_PASSWORD": "planted"}) == (
+        "AIRFLOW_USERNAME: expected a value, because AIRFLOW_PASSWORD is set",
+    )
+    assert "the token is used" in "".join(Settings.from_env({**both, "AIRFLOW_TOKEN": "t"}).warnings)
+    assert "AIRFLOW_VERIFY_TLS" in Settings.from_env({"AIRFLOW_VERIFY_TLS": "false"}).warnings[0]
+
+
+@pytest.mark.parametrize("url", ["https://monitor:planted@host/airflow", "https://monitor:plan/ted@host"])
+def test_a_password_in_airflows_url_is_refused_and_not_repeated(url: str):
+    (problem,) = problems({"AIRFLOW_BASE_URL": url})
+    assert problem.startswith("AIRFLOW_BASE_URL: expected ")
+    assert "plan" not in problem
+
+
+def test_a_token_that_no_header_can_hold_is_refused_and_not_repeated():
+    assert problems({"AIRFLOW_TOKEN": "plan ted"}) == (
+        "AIRFLOW_TOKEN: expected a token: printable characters without spaces",
+    )
 
 
 def test_settings_cannot_be_changed():

@@ -5,17 +5,19 @@ made by `airflow dags test`, which executes a run for real in one process, so no
 """
 
 import contextlib
+import datetime
 import json
 import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import requests
 
 from tests.engines import install
 from tests.engines.process import ServerProcess, free_port, http_ready
@@ -23,6 +25,9 @@ from tests.engines.process import ServerProcess, free_port, http_ready
 USERNAME: Final = "admin"
 PASSWORD: Final = "a-planted-password"
 VIEWER: Final = "viewer"
+NOBODY: Final = "nobody"
+"""A user without any permission (Airflow 2 only)."""
+TOKEN_SECONDS: Final = 20
 DAGS: Final = Path(__file__).resolve().parent / "airflow_dags"
 _READY_WITHIN: Final = 240.0
 _COMMAND_WITHIN: Final = 300.0
@@ -69,6 +74,51 @@ class Airflow:
             arguments += ["-c", json.dumps(conf)]
         self.run(*arguments, check=not (conf or {}).get("fail"))
 
+    def start_run(self, dag_id: str, conf: Mapping[str, Any]) -> "subprocess.Popen[bytes]":
+        """The same, without waiting for the end."""
+        return subprocess.Popen(
+            self.command("dags", "test", dag_id, "-c", json.dumps(conf)),
+            env={**os.environ, **self.environment},
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def api(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Ask its REST API, as the administrator."""
+        if self.major == 2:
+            url, auth, headers = f"{self.url}/api/v1{path}", (USERNAME, PASSWORD), {}
+        else:
+            login = {"username": USERNAME, "password": PASSWORD}
+            token = requests.post(f"{self.url}/auth/token", json=login, timeout=30).json()["access_token"]
+            url, auth, headers = f"{self.url}/api/v2{path}", None, {"Authorization": f"Bearer {token}"}
+        answer = requests.request(method, url, json=body, auth=auth, headers=headers, timeout=60)
+        if not answer.ok:
+            raise AssertionError(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
+        return answer.json() if answer.content else None
+
+    def copy_runs(self, dag_id: str, name: str, ends: Iterable[float], *, seconds: float) -> None:
+        """Finished runs in its database, made of the DAG's newest one: history that nobody waits for.
+
+        Args:
+            ends: when they ended, in Unix seconds; each had begun `seconds` before.
+        """
+        with contextlib.closing(sqlite3.connect(self.home / "airflow.db", timeout=60)) as connection, connection:
+            connection.row_factory = sqlite3.Row
+            pattern = dict(
+                connection.execute("SELECT * FROM dag_run WHERE dag_id = ? ORDER BY id DESC", (dag_id,)).fetchone()
+            )
+            del pattern["id"]
+            for number, end in enumerate(ends):
+                row = {**pattern, "run_id": f"{name}_{number}", "state": "success", "conf": pattern["conf"]}
+                for column in ("logical_date", "execution_date", "run_after"):
+                    if column in row:
+                        row[column] = _stored(end - seconds)
+                row |= {"start_date": _stored(end - seconds), "end_date": _stored(end)}
+                marks = ", ".join("?" * len(row))
+                connection.execute(f"INSERT INTO dag_run ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
+
     def rows(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows from Airflow's own database."""
         with contextlib.closing(sqlite3.connect(self.home / "airflow.db", timeout=30)) as connection:
@@ -78,6 +128,12 @@ class Airflow:
         """Change Airflow's own database: what a user would do by hand, or what a test cannot wait for."""
         with contextlib.closing(sqlite3.connect(self.home / "airflow.db", timeout=30)) as connection, connection:
             connection.execute(statement, parameters)
+
+
+def _stored(at: float) -> str:
+    """A time as Airflow stores it in SQLite."""
+    text = datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(sep=" ", timespec="microseconds")
+    return text.removesuffix("+00:00")
 
 
 def _airflow(major: int, folder: Path) -> Airflow:
@@ -112,6 +168,9 @@ def _airflow(major: int, folder: Path) -> Airflow:
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USERNAME}:admin,{VIEWER}:viewer",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+            # Short, so that tests see a token that has really expired.
+            "AIRFLOW__API_AUTH__JWT_EXPIRATION_TIME": str(TOKEN_SECONDS),
+            "AIRFLOW__API_AUTH__JWT_LEEWAY": "0",
             "AIRFLOW__API_AUTH__JWT_SECRET": "not a secret, only long enough for a test of signatures " * 2,
         }
     return Airflow(major, home, port, environment)
@@ -121,7 +180,7 @@ def _set_up(airflow: Airflow) -> None:
     airflow.run("db", "migrate")
     if airflow.major == 2:
         airflow.run("sync-perm")
-        for user, role in ((USERNAME, "Admin"), (VIEWER, "Viewer"), ("nobody", "Public")):
+        for user, role in ((USERNAME, "Admin"), (VIEWER, "Viewer"), (NOBODY, "Public")):
             airflow.run(
                 *("users", "create", "--username", user, "--password", PASSWORD, "--role", role),
                 *("--firstname", user, "--lastname", user, "--email", f"{user}@example.org"),

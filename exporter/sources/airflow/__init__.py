@@ -138,7 +138,7 @@ class AirflowSource:
     def want(self, metrics: frozenset[str]) -> None:
         """Say which metrics that another source is preferred for are needed from here, from the next `read` on.
 
-        XComs of other metrics are not fetched. Metrics that only Airflow has need not be named. From any thread.
+        XComs of other metrics are not fetched. Metrics that prefer Airflow need not be named. From any thread.
         """
         self._wanted = metrics
 
@@ -309,9 +309,9 @@ class AirflowSource:
                     break
 
     def _is_wanted(self, metric: MetricSpec) -> bool:
-        alone = all(isinstance(origin, XCom | AirflowFigure) for origin in metric.origins)
+        preferred = metric.origins and isinstance(metric.origins[0], XCom | AirflowFigure)
         aliases = {other.name for other in self._catalog.metrics if other.alias_of == metric.name}
-        return alone or bool(self._wanted & {metric.name, *aliases})
+        return bool(preferred or self._wanted & {metric.name, *aliases})
 
     def _kept(self, spec: XCom) -> KeptXCom | None:
         """The XCom of the newest successful run, if it was fetched."""

@@ -48,6 +48,7 @@ MAX_XCOM_BYTES: Final = 2**20
 RENEW_BEFORE_SECONDS: Final = 60.0
 _FINISHED: Final = ("success", "failed")
 _QUOTED: Final = 200
+_LOOKED_AT: Final = 4096
 _Row = TypeVar("_Row")
 
 
@@ -503,6 +504,12 @@ class Client:
         if not response.ok or response.is_redirect or 300 <= response.status_code < 400:
             raise self._refusal(response, what)
         if not _is_json(response):
+            if _is_html(response) and b"airflow" in response.content[:_LOOKED_AT].lower():
+                raise SourceUnavailable(  # Airflow 3 answers every path that it does not know with its web interface
+                    f"{self.url} leads to Airflow's web interface, not to its API, when asked for {what}: check the "
+                    "path in AIRFLOW_BASE_URL.",
+                    reason="not_found",
+                )
             if _is_html(response):
                 raise BadData(
                     f"{self.url} answers with a web page instead of JSON when asked for {what}: either a log-in page "

@@ -1,7 +1,8 @@
 """The three DAGs of the pipeline as Airflow 2 and 3 both run them: tasks push what their run's `conf` says.
 
 `conf` keys: `fail` ends the last task in failure, `sleep` makes it take that many seconds, every other key is an XCom
-as `task.key`. Without conf, the values in PUSHED are pushed.
+as `task.key`: "absent" is not pushed, "long 1000" is a text of that many characters. Without conf, the
+values in PUSHED are pushed.
 """
 
 import time
@@ -40,6 +41,8 @@ def push(ti, dag_run, **_):
     conf = dag_run.conf or {}
     for key, usual in PUSHED[ti.dag_id][ti.task_id].items():
         value = conf.get(f"{ti.task_id}.{key}", usual)
+        if isinstance(value, str) and value.startswith("long "):
+            value = "x" * int(value.removeprefix("long "))
         if value != "absent":
             ti.xcom_push(key=key, value=value)
 
