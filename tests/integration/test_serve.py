@@ -1,5 +1,6 @@
 """The exporter as a real process under gunicorn: start, scrapes, faults, restarts, and the end."""
 
+import base64
 import gzip
 import json
 import signal
@@ -284,6 +285,35 @@ def test_no_secret_is_shown_anywhere(tmp_path: Path):
                 assert SECRET not in text
                 for line in pem.splitlines()[1:-1]:
                     assert line not in text
+
+
+@pytest.mark.parametrize("code", [200, 401, 403, 404, 500])
+def test_airflows_password_and_token_are_not_shown_even_when_it_quotes_them(tmp_path: Path, code: int):
+    def script(request: faults.Request) -> faults.Reply:
+        quoted = {"detail": f"{request.headers} {request.body!r} {SECRET}", "title": SECRET, "access_token": SECRET}
+        return faults.Reply(code, json.dumps(quoted).encode(), {"Content-Type": "application/json"})
+
+    with faults.FaultProxy(script=script) as airflow:
+        for number, login in enumerate(
+            ({"AIRFLOW_USERNAME": "monitor", "AIRFLOW_PASSWORD": SECRET}, {"AIRFLOW_TOKEN": SECRET})
+        ):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            environment = {
+                **FAST,
+                **login,
+                "AIRFLOW_BASE_URL": airflow.url,
+                "AIRFLOW_TIMEOUT_SECONDS": "2",
+                "EXPORTER_LOG_LEVEL": "DEBUG",
+            }
+            with RunningExporter(folder, environment) as exporter:
+                exporter.wait_for("mlops_exporter_source_up", 0, source="airflow")
+                shown = [exporter.get(page).text for page in ("/metrics", "/health", "/", "/-/healthy", "/-/ready")]
+                state = [file.read_bytes().decode("utf-8", "replace") for file in folder.rglob("*") if file.is_file()]
+                basic = base64.b64encode(f"monitor:{SECRET}".encode()).decode()
+                for text in [*shown, *state, exporter.text_of_log()]:
+                    assert SECRET not in text
+                    assert basic not in text
 
 
 def test_problems_in_the_settings_are_all_reported_and_end_the_start(tmp_path: Path):
