@@ -56,11 +56,13 @@ def resets(prometheus: RunningPrometheus, names: set[str]) -> dict[str, float]:
 @pytest.mark.parametrize("major", [2, 3])
 def test_audit_log_up_cut_and_back(major: int, request: pytest.FixtureRequest, tmp_path: Path):
     airflow: Airflow = request.getfixturevalue(f"airflow{major}")
+    present = runs_stored(airflow)
     for dag in (FETCH, PREDICT, MONITOR):
-        airflow.trigger(dag)
+        if (dag, "success") not in present:  # another test of this session has made some
+            airflow.trigger(dag)
     folder = tmp_path / "exporter"
     folder.mkdir()
-    audit = write_audit(folder, 0.71)
+    audit = write_audit(folder, 0.71, age=7200)
     environment = {
         **INTERVAL,
         "AIRFLOW_TIMEOUT_SECONDS": "20",
@@ -88,7 +90,7 @@ def test_audit_log_up_cut_and_back(major: int, request: pytest.FixtureRequest, t
             assert exposed.value("bike_model_deployments_total", decision="deploy") == 1
             assert exporter.get("/health").json()["status"] == "degraded"
             airflow.trigger(FETCH, {"fetch_to_bigquery.records_count": 1})
-            write_audit(folder, 0.74)
+            write_audit(folder, 0.74, age=7000)
             prometheus.wait_for(R2, {"a": 0.74}, within=10)
             assert exporter.exposed().value(SOURCE, metric=R2, source="audit") == 1
             health = exporter.get("/health").json()
