@@ -58,7 +58,8 @@ def test_audit_log_up_cut_and_back(major: int, request: pytest.FixtureRequest, t
     airflow: Airflow = request.getfixturevalue(f"airflow{major}")
     present = runs_stored(airflow)
     for dag in (FETCH, PREDICT, MONITOR):
-        if (dag, "success") not in present:  # another test of this session has made some
+        # Another test of this session has made some; of PREDICT, it may have made copies without XComs.
+        if dag == PREDICT or (dag, "success") not in present:
             airflow.trigger(dag)
     folder = tmp_path / "exporter"
     folder.mkdir()
