@@ -174,8 +174,9 @@ class Client:
         verify: bool | str = settings.airflow_verify_tls
         if verify and settings.airflow_ca_file is not None:
             verify = str(settings.airflow_ca_file)
-        self._list_session = _session(self._lists, verify)
-        self._value_session = _session(self._values, verify)
+        self._verify = verify
+        self._list_session = _session(self._lists)
+        self._value_session = _session(self._values)
 
     # -- time and life ---------------------------------------------------------------------------------------------
 
@@ -420,9 +421,12 @@ class Client:
                     auth=_Header(authorization),
                     headers={"Accept": "application/json"},
                     allow_redirects=False,
+                    verify=self._verify,  # the session's own would give way to REQUESTS_CA_BUNDLE
                 )
             except requests.RequestException as error:
                 failure = error
+            except OSError as error:  # requests raises it bare for a file that it cannot read
+                raise self._bad_ca_file() from error
             except BadData as error:
                 if values:
                     raise XComUnreadable(f"longer than {MAX_XCOM_BYTES // 2**20} MiB", final=True) from error
@@ -608,9 +612,16 @@ class Client:
             "the address that Airflow really has.",
         )
 
+    def _bad_ca_file(self) -> SourceError:
+        return SourceUnavailable(
+            f"AIRFLOW_CA_FILE ({self._verify}) cannot be used: it has to be a readable PEM file with certificates."
+        )
+
     def _unreachable(self, error: requests.RequestException) -> SourceError:
         host = urllib.parse.urlsplit(self.url).netloc
         text = _chain(error)
+        if isinstance(error, requests.exceptions.SSLError) and re.search(r"NO_CERTIFICATE|PEM|\[X509", text):
+            return self._bad_ca_file()
         if isinstance(error, requests.exceptions.SSLError):
             return SourceUnavailable(
                 f"No secure connection to Airflow at {host}: "
@@ -635,11 +646,10 @@ class Client:
         return SourceUnavailable(f"Airflow at {host} cannot be reached ({type(error).__name__}).")
 
 
-def _session(adapter: DeadlineAdapter, verify: bool | str) -> requests.Session:
+def _session(adapter: DeadlineAdapter) -> requests.Session:
     session = requests.Session()
     session.mount("http://", adapter)
     session.mount("https://", adapter)
-    session.verify = verify
     return session
 
 
