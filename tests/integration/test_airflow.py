@@ -3,10 +3,12 @@
 What is expected is read from Airflow's own database.
 """
 
+import contextlib
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -387,13 +389,15 @@ def end_work(airflow: Airflow) -> Iterator[Callable[[], None]]:
         number = 0
         while not done.is_set():
             number += 1
-            airflow.trigger(FETCH, {"fetch_to_bigquery.records_count": number})
+            # SQLite may be locked for too long. What came of it is read from the database in the end.
+            airflow.trigger(FETCH, {"fetch_to_bigquery.records_count": number}, check=False)
 
     def copies() -> None:
         number = 0
         while not done.wait(0.2):
             number += 1
-            airflow.copy_runs(PREDICT, f"copy_{time.time()}", [time.time()], seconds=number % 50)
+            with contextlib.suppress(sqlite3.OperationalError):
+                airflow.copy_runs(PREDICT, f"copy_{time.time()}", [time.time()], seconds=number % 50)
 
     threads = [threading.Thread(target=target) for target in (real, copies)]
     for thread in threads:

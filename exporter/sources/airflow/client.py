@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import requests
+import urllib3
 
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
 from exporter.settings import Settings
@@ -93,8 +94,8 @@ class Page(Generic[_Row]):
 
     @property
     def complete(self) -> bool:
-        """Whether these are all that match."""
-        return len(self.rows) >= self.total
+        """Whether these are all that match. A full page never counts as all: Airflow 3 may stop counting there."""
+        return self.total <= len(self.rows) < PAGE_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,8 @@ class Client:
         verify: bool | str = settings.airflow_verify_tls
         if verify and settings.airflow_ca_file is not None:
             verify = str(settings.airflow_ca_file)
+        if not verify:  # the settings have warned already, once and in plain words
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self._verify = verify
         self._list_session = _session(self._lists)
         self._value_session = _session(self._values)
@@ -330,7 +333,7 @@ class Client:
         for _ in range(MAX_PAGES):
             page = self._page(path, {**body, "page_offset": len(rows)}, name, what, row)
             rows += page.rows
-            if not page.rows or len(rows) >= page.total:
+            if not page.rows or (page.total <= len(rows) and len(page.rows) < PAGE_ROWS):
                 return tuple(rows)
         raise BadData(f"Airflow's list of {what} has more than {MAX_PAGES} pages ({page.total} rows).")
 
