@@ -345,6 +345,9 @@ def as_flag(column: Column) -> str:
             f"CASE LOWER(TRIM({quoted})) WHEN 'true' THEN TRUE WHEN '1' THEN TRUE "
             "WHEN 'false' THEN FALSE WHEN '0' THEN FALSE END"
         )
+    if column.type == "FLOAT64":
+        # NaN, which differs from 0 in both engines, is how some writers spell NULL.
+        return f"IF(ABS({quoted}) <= @float_max, {quoted} != 0, NULL)"
     return f"{quoted} != 0"
 
 

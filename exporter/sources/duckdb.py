@@ -60,7 +60,6 @@ _TYPES: Final[Mapping[str, str]] = {
     "FLOAT": "FLOAT64",
     "BOOLEAN": "BOOL",
     "VARCHAR": "STRING",
-    "UUID": "STRING",
     "TIMESTAMP WITH TIME ZONE": "TIMESTAMP",
     "TIMESTAMP": "DATETIME",
     "TIMESTAMP_S": "DATETIME",
@@ -70,11 +69,15 @@ _TYPES: Final[Mapping[str, str]] = {
 }
 _READERS: Final[Mapping[str, str]] = {
     "parquet": "read_parquet({files}, union_by_name = true)",
-    "csv": "read_csv({files}, union_by_name = true)",
-    "jsonl": "read_json({files}, union_by_name = true, format = 'newline_delimited', ignore_errors = true)",
+    "csv": "read_csv({files}, union_by_name = true, sample_size = -1)",
+    "jsonl": (
+        "read_json({files}, union_by_name = true, sample_size = -1, format = 'newline_delimited', ignore_errors = true)"
+    ),
 }
-"""How files are read. A broken JSON line, such as one that is being written, becomes a row without a timestamp, which
-is left out and noted."""
+"""How files are read. Types are guessed from all rows, as a text in a late one would otherwise fail them all. A broken
+JSON line, such as one that is being written, becomes a row without a timestamp, which is left out and noted."""
+JSON_FILES_AT_ONCE: Final = 8
+"""DuckDB sets 32 MiB aside for every JSON file that a statement reads, however small the file is."""
 
 
 class DuckDBAudit:
@@ -264,7 +267,8 @@ class DuckDBAudit:
         """The table's columns in GoogleSQL types, and whether it holds the sample history."""
         found = connection.execute(
             "SELECT column_name, data_type FROM duckdb_columns() "
-            "WHERE schema_name = ? AND table_name = ? AND database_name = current_database() ORDER BY column_index",
+            "WHERE lower(schema_name) = lower(?) AND lower(table_name) = lower(?) "
+            "AND database_name = current_database() ORDER BY column_index",
             [self.schema, self.table],
         ).fetchall()
         if not found:
@@ -274,7 +278,8 @@ class DuckDBAudit:
                 reason="not_found",
             )
         comment = connection.execute(
-            "SELECT comment FROM duckdb_tables() WHERE schema_name = ? AND table_name = ?", [self.schema, self.table]
+            "SELECT comment FROM duckdb_tables() WHERE lower(schema_name) = lower(?) AND lower(table_name) = lower(?)",
+            [self.schema, self.table],
         ).fetchone()
         return [Column(name, google_type(kind)) for name, kind in found], comment == (SAMPLE_COMMENT,)
 
@@ -301,7 +306,7 @@ def errors(location: AuditLocation, stop: threading.Event | None = None, seconds
     except SourceError:
         raise
     except (duckdb.Error, OSError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        said = _said(error)
         if "Could not set lock" in said:
             holder = re.search(r"\(PID (\d+)\)", said)
             raise SourceUnavailable(
@@ -313,10 +318,19 @@ def errors(location: AuditLocation, stop: threading.Event | None = None, seconds
         raise _translate(location, error, said) from error
 
 
+def _said(error: Exception) -> str:
+    """The part of a driver's message that says what happened, without its advice."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    # Of a CSV file the first line says only where; the line itself follows, then why.
+    why = [line for line in lines[1:4] if line.startswith(("Error when", "Expected", "Value"))]
+    return ": ".join([lines[0], *why]) if "CSV Error" in lines[0] else lines[0]
+
+
 def _translate(location: AuditLocation, error: Exception, said: str) -> SourceError:
     if "Permission denied" in said or isinstance(error, PermissionError):
         return SourceUnavailable(f"{location.path} cannot be read or written: permission denied.", reason="permission")
-    if isinstance(error, FileNotFoundError) or "No files found" in said or "does not exist" in said:
+    missing = "No files found" in said or ("does not exist" in said and isinstance(error, duckdb.IOException))
+    if isinstance(error, FileNotFoundError) or missing:
         return SourceUnavailable(
             f"{location.path} does not exist: check AUDIT_URL. DuckDB said: {said}", reason="not_found"
         )
@@ -342,10 +356,34 @@ def _token(files: list[Path]) -> str:
 
 def _view(connection: duckdb.DuckDBPyConnection, kind: str, files: list[Path], schema: str, table: str) -> None:
     """Make the files look like the catalogue's table. Columns may differ between files; absent ones are NULL."""
-    names = "[" + ", ".join(_literal(str(file)) for file in files) + "]"
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)}")
-    reader = _READERS[kind].format(files=names)
-    connection.execute(f"CREATE VIEW {identifier(schema)}.{identifier(table)} AS SELECT * FROM {reader}")  # noqa: S608
+    log_rows = _json_rows(connection, files) if kind == "jsonl" else f"SELECT * FROM {_reader(kind, files)}"  # noqa: S608
+    connection.execute(f"CREATE VIEW {identifier(schema)}.{identifier(table)} AS {log_rows}")
+
+
+def _reader(kind: str, files: list[Path]) -> str:
+    return _READERS[kind].format(files="[" + ", ".join(_literal(str(file)) for file in files) + "]")
+
+
+def _json_rows(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> str:
+    """Take the files in, a few at a time, and give a SELECT of all their rows.
+
+    A column that never held a value, or held values of several types, is read as text.
+    """
+    parts = []
+    for start in range(0, len(files), JSON_FILES_AT_ONCE):
+        part = f"part{start}"
+        reader = _reader("jsonl", files[start : start + JSON_FILES_AT_ONCE])
+        connection.execute(f"CREATE TEMP TABLE {part} AS SELECT * FROM {reader}")  # noqa: S608
+        parts.append(f"SELECT * FROM {part}")  # noqa: S608
+    rows = " UNION ALL BY NAME ".join(parts)
+    as_text = [
+        (f"{identifier(name)} ->> '$'" if kind == "JSON" else f"CAST({identifier(name)} AS VARCHAR)", identifier(name))
+        for name, kind, *_ in connection.execute(f"DESCRIBE {rows}").fetchall()
+        if kind in ("JSON", '"NULL"')
+    ]
+    replaced = ", ".join(f"{expression} AS {name}" for expression, name in as_text)
+    return f"SELECT *{f' REPLACE ({replaced})' if replaced else ''} FROM ({rows})"  # noqa: S608
 
 
 def _run(connection: duckdb.DuckDBPyConnection, query: AuditQuery) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ anything; a first start without configuration gets a file with the sample histor
 import contextlib
 import logging
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -77,7 +78,8 @@ def create_sample(path: Path, schema: str, table: str, now: float) -> bool:
     if path.exists():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.new")
+    # A random name: containers that share a volume often share the process id 1 as well.
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}.new")
     try:
         _write_sample(unfinished, schema, table, now)
         try:

@@ -69,7 +69,9 @@ def test_every_type_that_makes_sense_is_taken(tmp_path: Path, kind: str, literal
     assert reading.notes == ()
 
 
-@pytest.mark.parametrize("kind", ["DATE", "TIMESTAMP", "INTEGER[]", "STRUCT(a INTEGER)", "BLOB", "DECIMAL(3, 1)[]"])
+@pytest.mark.parametrize(
+    "kind", ["DATE", "TIMESTAMP", "UUID", "INTEGER[]", "STRUCT(a INTEGER)", "BLOB", "DECIMAL(3, 1)[]"]
+)
 def test_a_type_that_makes_no_sense_costs_only_its_metric_and_is_named(tmp_path: Path, kind: str):
     log = Log(tmp_path / "audit.duckdb", {**COLUMNS, "r2": kind})
     log.add([{"at": NOW - DAY, "rmse": 60.0}])
@@ -159,6 +161,31 @@ def test_an_env_filter_without_its_column_is_refused(tmp_path: Path):
 def test_a_value_that_looks_like_sql_is_only_a_value(log: Log):
     reading = source_for(log.path, AUDIT_ENV="' OR 1=1 --").read(None)
     assert reading.facts["rows"] == 0
+
+
+@pytest.mark.parametrize("kind", ["DOUBLE", "FLOAT"])
+def test_a_flag_that_is_nan_or_infinite_says_neither_yes_nor_no(tmp_path: Path, kind: str):
+    log = Log(
+        tmp_path / "audit.duckdb", {"timestamp": "TIMESTAMPTZ", "fine_tune_triggered": kind, "fine_tune_success": kind}
+    )
+    nan, inf = float("nan"), float("inf")
+    log.add(
+        {"at": NOW, "fine_tune_triggered": triggered, "fine_tune_success": success}
+        for triggered, success in [(1.0, 1.0), (1.0, 0.0), (nan, 1.0), (1.0, nan), (1.0, inf), (0.0, 1.0)]
+    )
+    assert counts(source_for(log.path).read(None), "bike_training_runs_total") == {"success": 1, "failed": 1}
+
+
+def test_the_tables_name_matches_whatever_its_case(log: Log):
+    assert source_for(log.path, AUDIT_TABLE="Monitoring_Audit.LOGS").read(None).facts["rows"] == 1
+
+
+def test_a_view_is_read_and_a_broken_one_is_bad_data(log: Log):
+    log.run("CREATE VIEW monitoring_audit.recent AS SELECT * FROM monitoring_audit.logs")
+    assert gauge(source_for(log.path, AUDIT_TABLE="monitoring_audit.recent").read(None), R2) == 0.7
+    log.run(f"ALTER TABLE {TABLE} RENAME TO moved")
+    with pytest.raises(BadData, match="logs does not exist"):
+        source_for(log.path, AUDIT_TABLE="monitoring_audit.recent").read(None)
 
 
 def test_column_names_match_whatever_their_case_and_may_be_reserved_words(tmp_path: Path):
@@ -305,6 +332,40 @@ def test_a_json_line_that_is_half_written_costs_itself_only(tmp_path: Path):
     reading = source_for(tmp_path / "log.jsonl").read(None)
     assert gauge(reading, R2) == 0.5
     assert reading.notes == ("1 row without a usable timestamp, left out",)
+
+
+def test_many_json_files_are_read_within_the_memory_limit_and_their_columns_may_differ(tmp_path: Path):
+    for day in range(1, 29):
+        (tmp_path / f"{day:02}.jsonl").write_text(f'{{"timestamp": "2026-01-{day:02}T00:00:00Z", "r2": 0.{day:02}}}\n')
+    (tmp_path / "29.jsonl").write_text('{"timestamp": "2026-01-29T00:00:00Z", "r2": "n/a", "rmse": 50}\n')
+    reading = source_for(tmp_path / "*.jsonl").read(None)
+    assert (gauge(reading, R2), gauge(reading, "bike_model_rmse_production"), reading.facts["rows"]) == (0.28, 50, 29)
+    assert reading.notes == ("column r2: 1 row with text that is not a number, left out",)
+
+
+def test_a_json_column_without_values_or_of_mixed_types_is_read_as_text(tmp_path: Path):
+    (tmp_path / "log.jsonl").write_text(
+        '{"timestamp": "2026-01-01T00:00:00Z", "r2": 0.5, "deployment_decision": null}\n'
+        '{"timestamp": "2026-01-02T00:00:00Z", "r2": "0.6", "deployment_decision": null}\n'
+    )
+    reading = source_for(tmp_path / "log.jsonl").read(None)
+    assert gauge(reading, R2) == 0.6
+    assert counts(reading, "bike_model_deployments_total") == {"deploy": 0, "skip": 0, "reject": 0}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_text_in_a_late_row_costs_that_value_only(tmp_path: Path, kind: str):
+    good, bad = {
+        "csv": ("2026-01-01T00:00:00Z,0.5\n", "2026-01-02T00:00:00Z,oops\n"),
+        "jsonl": (
+            '{"timestamp": "2026-01-01T00:00:00Z", "r2": 0.5}\n',
+            '{"timestamp": "2026-01-02T00:00:00Z", "r2": "oops"}\n',
+        ),
+    }[kind]
+    (tmp_path / f"log.{kind}").write_text(("timestamp,r2\n" if kind == "csv" else "") + good * 25_000 + bad)
+    reading = source_for(tmp_path / f"log.{kind}").read(None)
+    assert (gauge(reading, R2), reading.facts["rows"]) == (0.5, 25_001)
+    assert reading.notes == ("column r2: 1 row with text that is not a number, left out",)
 
 
 def test_a_path_with_quotes_and_blanks(tmp_path: Path):
