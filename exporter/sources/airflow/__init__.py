@@ -45,6 +45,8 @@ ALL_DAGS_EVERY_SECONDS: Final = 600.0
 """How often the list of DAGs is asked for: with AIRFLOW_DAG_IDS=*, or when some are missing, new ones may be in it."""
 RESERVE: Final = 0.3
 """Part of the deadline that catching up leaves for the rest, so that a long look back ends in time."""
+XCOM_SHARE: Final = 0.25
+"""Part of the deadline that counters' XComs may take: one request each, they must not hold up what is ready."""
 XCOM_ATTEMPTS: Final = 10
 """In how many refreshes an XCom that Airflow fails to give is asked for before it is given up."""
 DAY: Final = 86400.0
@@ -367,6 +369,7 @@ class AirflowSource:
 
     def _add_up(self, found: _Pass) -> None:
         """Fetch the XComs that counters sum up, of the runs that were counted and not added yet."""
+        end = self._monotonic() + XCOM_SHARE * self.timeout_seconds
         for pending in self._known.pending:
             specs = [
                 s for s in self._counters if (s.dag, s.task, s.key) == (pending.dag_id, pending.task_id, pending.key)
@@ -374,7 +377,7 @@ class AirflowSource:
             if not specs:  # the catalogue no longer asks for it
                 self._totals.add_xcom(pending, None, {}, {})
                 continue
-            if self._short_of_time():
+            if self._short_of_time() or self._monotonic() > end:
                 break
             values: dict[SumKey, float] = {}
             problems: dict[SumKey, str] = {}
