@@ -1,0 +1,172 @@
+"""What the HTTP metrics cost a request: a FastAPI application bare and measured, side by side.
+
+    python -m benchmarks.http_metrics [--rounds 60] [--requests 1000] [--no-server]
+
+The request is a small JSON POST that is validated and answered with JSON. Rounds of both applications take turns, so
+that what else the machine does meets both; each round gives one ratio, and the median of the ratios is the result.
+In process, the application is called as a server would call it. Over uvicorn, both servers run at the same time in
+processes of their own, and one connection to each is kept open.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import http.client
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "docker" / "regmodel"))
+
+BODY = b'{"hour": 8, "temperature": 12.5, "site": "Totem 73"}'
+HEADERS = {"Content-Type": "application/json"}
+
+
+def bare() -> Any:
+    from fastapi import FastAPI
+    from pydantic import BaseModel
+
+    class Features(BaseModel):
+        hour: int
+        temperature: float
+        site: str
+
+    app = FastAPI()
+
+    @app.post("/predict")
+    async def predict(features: Features) -> dict[str, float]:
+        return {"bikes": features.temperature * features.hour}
+
+    return app
+
+
+def measured() -> Any:
+    from prometheus_client import CollectorRegistry
+    from regmodel.http_metrics import install
+
+    app = bare()
+    install(app, CollectorRegistry())
+    return app
+
+
+async def call_in_process(app: Any, requests: int) -> float:
+    """Seconds for each of so many requests."""
+    headers = [(b"host", b"bench"), (b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))]
+    statuses = set()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": BODY, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.add(message["status"])
+
+    started = time.perf_counter()
+    for _ in range(requests):
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": "/predict",
+            "raw_path": b"/predict",
+            "query_string": b"",
+            "root_path": "",
+            "headers": headers,
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+            "state": {},
+        }
+        await app(scope, receive, send)
+    seconds = (time.perf_counter() - started) / requests
+    assert statuses == {200}, statuses
+    return seconds
+
+
+@contextlib.contextmanager
+def served(factory: str) -> Iterator[Callable[[int], float]]:
+    """A uvicorn of this application; gives what sends it so many requests and returns the seconds for each."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "--factory", f"benchmarks.http_metrics:{factory}", f"--port={port}"]
+    server = subprocess.Popen([*command, "--no-access-log", "--log-level=warning"], cwd=ROOT)
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                connection.connect()
+                break
+            except ConnectionRefusedError:
+                if time.monotonic() > deadline or server.poll() is not None:
+                    raise
+                time.sleep(0.05)
+
+        def send(requests: int) -> float:
+            started = time.perf_counter()
+            for _ in range(requests):
+                connection.request("POST", "/predict", BODY, HEADERS)
+                response = connection.getresponse()
+                response.read()
+                assert response.status == 200, response.status
+            return (time.perf_counter() - started) / requests
+
+        yield send
+    finally:
+        connection.close()
+        server.terminate()
+        server.wait(10)
+
+
+def compare(what: str, rounds: int, one_bare: Callable[[], float], one_measured: Callable[[], float]) -> float:
+    """Print both times and their ratio; return the median overhead in percent."""
+    one_bare(), one_measured()  # warm
+    times: list[tuple[float, float]] = []
+    for number in range(rounds):
+        gc.collect()
+        # The second of a pair may find the caches, or a slower clock, that the first left behind.
+        if number % 2:
+            after = one_measured()
+            before = one_bare()
+        else:
+            before = one_bare()
+            after = one_measured()
+        times.append((before, after))
+    for name, column in (("bare", 0), ("measured", 1)):
+        low, middle, high = statistics.quantiles([pair[column] * 1e6 for pair in times])
+        print(f"{what:12} {name:9} median {middle:7.1f} µs a request   quartiles {low:7.1f} {high:7.1f}")
+    overheads = [100 * (after / before - 1) for before, after in times]
+    low, middle, high = statistics.quantiles(overheads)
+    extra = statistics.median((after - before) * 1e6 for before, after in times)
+    print(f"{what:12} overhead  median {middle:+7.2f} %  ({extra:+.2f} µs)   quartiles {low:+.2f} {high:+.2f} %")
+    return middle
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments.add_argument("--rounds", type=int, default=60)
+    arguments.add_argument("--requests", type=int, default=1000, help="requests in each round")
+    arguments.add_argument("--no-server", action="store_true", help="leave out the rounds over uvicorn")
+    given = arguments.parse_args()
+
+    apps = bare(), measured()
+    with asyncio.Runner() as runner:
+        one_bare, one_measured = (lambda app=app: runner.run(call_in_process(app, given.requests)) for app in apps)
+        compare("in process", given.rounds, one_bare, one_measured)
+    if not given.no_server:
+        with served("bare") as to_bare, served("measured") as to_measured:
+            requests = max(1, given.requests // 4)
+            compare("over uvicorn", given.rounds, lambda: to_bare(requests), lambda: to_measured(requests))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The RegModel API: predictions of bike traffic over HTTP, with its own metrics."""
