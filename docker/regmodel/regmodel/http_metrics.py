@@ -24,21 +24,27 @@ in OpenTelemetry's semantic conventions. So a client cannot make a new series.
 | cancelled from outside (some servers do so when the client leaves, others when they must stop) | 499 | no |
 
 A departure is noticed when the application receives `http.disconnect` (a streaming response and whoever reads the body
-do), when the server's `send` raises OSError (allowed since version 2.4 of the ASGI HTTP specification), and by one look
-when a response starts more than `look_after` seconds after the request. Below that nobody looks: it would cost every
+do), when the server's `send` raises OSError (as it should since version 2.4 of the ASGI HTTP specification), and by one
+look when a response ends more than `look_after` seconds after the request. Below that nobody looks: it would cost every
 request more than everything else here.
 """
 
 import gzip
 import itertools
+import math
 import re
+import threading
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Any, Final
 
 import anyio
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.utils import floatToGoString
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -66,85 +72,154 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "
 """Methods that may be label values: those of RFC 9110, section 9.3, and PATCH of RFC 5789."""
 
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the histogram, in seconds: a prediction takes milliseconds, a client waits for some seconds at most."""
+"""Upper bounds of the histogram in seconds: a prediction takes milliseconds, a client waits for a few seconds."""
 
 UNTIMED: Final = frozenset({"/metrics", "/health"})
 """Endpoints without a latency: machines ask them all the time, and they would hide what users wait for."""
 
+_BODY: Final = frozenset({"http.response.body", "http.response.zerocopysend", "http.response.pathsend"})
+"""Messages that carry a body: that of the ASGI specification, and those of two of its extensions."""
+
+_BATCH: Final = 256
 _MAX_STRANGERS: Final = 64
 
 
 class _Series:
-    """The children of one method of one endpoint, looked up once instead of at each request."""
+    """What was counted for one method of one endpoint."""
 
-    __slots__ = ("_by_status", "_labels", "_requests", "error", "observe")
+    __slots__ = ("bounds", "buckets", "by_status", "errors", "seconds")
 
-    def __init__(self, families: "_Families", method: str, endpoint: str) -> None:
-        self._labels = (method, endpoint)
-        self._requests = families.requests
-        self._by_status: dict[int, Callable[[], None]] = {}
-        self.error: Callable[[], None] = families.errors.labels(method, endpoint).inc
-        self.observe: Callable[[float], None] | None = None
-        if endpoint not in families.untimed:
-            self.observe = families.duration.labels(method, endpoint).observe
-
-    def declare(self, status: int) -> Callable[[], None]:
-        """Make the counter of this status exist, at 0."""
-        if (inc := self._by_status.get(status)) is None:
-            inc = self._by_status[status] = self._requests.labels(*self._labels, str(status)).inc
-        return inc
+    def __init__(self, bounds: Sequence[float] | None) -> None:
+        self.by_status: dict[int, int] = {}
+        self.errors = 0
+        self.bounds = bounds  # None: not timed
+        self.buckets = [0] * (len(bounds) + 1 if bounds is not None else 0)  # each without those below it
+        self.seconds = 0.0
 
     def count(self, status: int, seconds: float) -> None:
-        inc = self._by_status.get(status) or self.declare(status)
-        inc()
+        self.by_status[status] = self.by_status.get(status, 0) + 1
         if status >= 500:
-            self.error()
-        if self.observe is not None:
-            self.observe(seconds)
-
-
-class _Families:
-    """The three metrics in one registry."""
-
-    def __init__(self, registry: CollectorRegistry, buckets: Sequence[float], untimed: frozenset[str]) -> None:
-        self.untimed = untimed
-        self.requests = Counter(
-            "fastapi_requests_total",
-            "Requests by how they ended; 499 is a client that left before the last byte.",
-            ("method", "endpoint", "status_code"),
-            registry=registry,
-        )
-        self.duration = Histogram(
-            "fastapi_request_duration_seconds",
-            "Seconds from the request to the last byte of its response.",
-            ("method", "endpoint"),
-            buckets=buckets,
-            registry=registry,
-        )
-        self.errors = Counter(
-            "fastapi_errors_total",
-            "Requests that ended in a 5xx response or in an unhandled exception.",
-            ("method", "endpoint"),
-            registry=registry,
-        )
+            self.errors += 1
+        if self.bounds is not None:
+            self.buckets[bisect_left(self.bounds, seconds)] += 1
+            self.seconds += seconds
 
 
 class _Endpoint:
     """One value of the label `endpoint`."""
 
-    __slots__ = ("_families", "by_method", "template")
+    __slots__ = ("_bounds", "by_method", "template")
 
-    def __init__(self, families: _Families, template: str) -> None:
-        self._families = families
+    def __init__(self, template: str, bounds: Sequence[float] | None) -> None:
         self.template = template
+        self._bounds = bounds
         self.by_method: dict[str, _Series] = {}
 
     def series(self, method: str) -> _Series:
         """The series of this method. Only label values become keys: the methods that clients invent are not kept."""
         label = method if method in METHODS else OTHER_METHOD
         if (found := self.by_method.get(label)) is None:
-            found = self.by_method[label] = _Series(self._families, label, self.template)
+            found = self.by_method.setdefault(label, _Series(self._bounds))
         return found
+
+    def declare(self, method: str, statuses: Iterable[int]) -> None:
+        """Make the series of this method exist, at 0."""
+        by_status = self.series(method).by_status
+        for status in statuses:
+            by_status.setdefault(status, 0)
+
+
+class _Exchange:
+    """One request and its response: stands between the server and the application, and counts how it ends.
+
+    A request costs this one object: nested functions would need a cell for each variable.
+    """
+
+    __slots__ = (
+        "_ending", "_gone", "_metrics", "_receive", "_receiving", "_root_path", "_scope", "_send", "_start", "_status",
+        "counted",
+    )  # fmt: skip
+
+    def __init__(self, metrics: "HttpMetrics", scope: Scope, receive: Receive, send: Send) -> None:
+        self._metrics = metrics
+        self._scope = scope
+        self._root_path: str = scope.get("root_path", "")  # now: mounts change it
+        self._receive = receive
+        self._send = send
+        self._status = 0  # of the response that was started
+        self._ending = False  # the last byte is being handed to the server
+        self._gone: bool | OSError = False  # the client left before that, and perhaps how the server said so
+        self._receiving = False
+        self.counted = 0  # the status with which the request was counted
+        self._start = perf_counter()
+
+    async def receive(self) -> Message:
+        self._receiving = True
+        try:
+            message = await self._receive()
+        finally:
+            self._receiving = False
+        # After the last byte it only means that all is over.
+        if message["type"] == "http.disconnect" and not self._ending:
+            self._gone = self._gone or True
+        return message
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._status = message["status"]
+        elif not message.get("more_body", False) and kind in _BODY:
+            # An application that is receiving is told by itself.
+            if perf_counter() - self._start > self._metrics.look_after and not (self._gone or self._receiving):
+                await self._look()
+            self._ending = True
+        try:
+            await self._send(message)
+        except OSError as error:
+            self._gone = error
+            raise
+        if self._ending and not self.counted:
+            if not self._gone:
+                self._count(self._status)
+            elif self._status < 500:
+                self._count(CLIENT_CLOSED_REQUEST)
+            # The cause of a 5xx, perhaps the departure itself, shows when the application returns.
+
+    def returned(self) -> None:
+        """The application returned, and nothing was counted yet."""
+        self._count(self._status if self._ending else CLIENT_CLOSED_REQUEST if self._gone else 500)
+
+    def raised(self, error: BaseException) -> None:
+        """The application raised this."""
+        # An OSError of its own is a failure, wherever the client is.
+        left = _is_departure(error) or error is self._gone
+        if not self.counted:
+            self._count(CLIENT_CLOSED_REQUEST if left else 500)
+        elif self.counted < 500 and not left:
+            self._metrics.count(self._scope, self._root_path, 0, 0.0)
+
+    def _count(self, status: int) -> None:
+        self.counted = status
+        self._metrics.count(self._scope, self._root_path, status, perf_counter() - self._start)
+
+    async def _look(self) -> None:
+        """See whether the client is still there, as Request.is_disconnected of Starlette does it."""
+        receive = self._receive
+        message: Message | None = None
+        with anyio.CancelScope() as instant:
+            instant.cancel()
+            message = await receive()
+        if message is None:
+            return
+        if message["type"] == "http.disconnect":
+            self._gone = True
+        received = message
+
+        async def receive_again() -> Message:
+            self._receive = receive
+            return received
+
+        self._receive = receive_again  # it was meant for the application
 
 
 class _Place:
@@ -177,7 +252,7 @@ class HttpMetrics:
             lifespan has started, and when a request reached a route that was not among them.
         buckets: upper bounds of the histogram, in seconds.
         untimed: endpoints that are counted and not timed.
-        look_after: seconds after which the start of a response looks whether the client is still there.
+        look_after: seconds after which the end of a response first looks whether the client is still there.
 
     Raises:
         ValueError: the registry already has such metrics.
@@ -196,14 +271,19 @@ class HttpMetrics:
         self.app = app
         self.in_flight = 0
         """Requests that the application has not returned from; background tasks of a response belong to it."""
+        self.look_after = look_after
         self._routes = routes or (lambda: getattr(app, "routes", ()))
         # FastAPI writes this to each scope, over what the server said.
         self._root_path: str = getattr(app, "root_path", "")
-        self._look_after = look_after
-        self._families = _Families(registry, buckets, untimed)
+        self._bounds = tuple(float(bound) for bound in buckets)
+        if not self._bounds or list(self._bounds) != sorted(set(self._bounds)):
+            raise ValueError(f"buckets must be rising bounds: {buckets}")
+        self._untimed = untimed
+        self._pending: deque[tuple[_Endpoint, str, int, float]] = deque()
+        self._lock = threading.Lock()  # of all that is added up
         self._endpoints: dict[str, _Endpoint] = {}
         self._unmatched = self._endpoint(UNMATCHED)
-        self._unmatched.series("GET").declare(404)
+        self._unmatched.declare("GET", [404])
         self._places: list[_Place] = []
         # By identity of scope["endpoint"], the only word about the chosen route that all versions of both frameworks
         # leave in the scope. Handlers in one place only, which is nearly all, need no second look.
@@ -211,6 +291,29 @@ class HttpMetrics:
         self._shared: dict[int, list[_Place]] = {}
         self._strangers: dict[int, object] = {}
         self.learn()
+        registry.register(self)
+
+    def describe(self) -> list[Metric]:
+        """The metrics without samples, by which the registry finds clashes; part of prometheus_client's protocol."""
+        return list(_families())
+
+    def collect(self) -> list[Metric]:
+        """The metrics as they are now, built anew at each call; part of prometheus_client's protocol."""
+        requests, duration, errors = families = _families()
+        with self._lock:
+            self._add_up()
+            for endpoint in list(self._endpoints.values()):
+                for method, series in list(endpoint.by_method.items()):
+                    labels = [method, endpoint.template]
+                    for status, number in series.by_status.items():
+                        requests.add_metric([*labels, str(status)], number)
+                    errors.add_metric(labels, series.errors)
+                    if series.bounds is not None:
+                        bounds = map(floatToGoString, (*series.bounds, math.inf))
+                        duration.add_metric(
+                            labels, list(zip(bounds, itertools.accumulate(series.buckets), strict=True)), series.seconds
+                        )
+        return list(families)
 
     def learn(self) -> None:
         """Read the routes, and make the series of each exist at 0, so that `increase()` sees the first event."""
@@ -234,83 +337,16 @@ class HttpMetrics:
         if scope["type"] != "http":
             await self._pass(scope, receive, send)
             return
-        # Mounts change it in the scope.
-        root_path: str = scope.get("root_path", "")
-        look_after = self._look_after
-        sent = 0  # status of the response that was started
-        counted = 0  # status the request was counted with
-        ending = trailers = gone = receiving = False
-        held: Message | None = None
-        lost: OSError | None = None
-
-        async def watched_receive() -> Message:
-            nonlocal gone, held, receiving
-            if held is not None:
-                message, held = held, None
-                return message
-            receiving = True
-            try:
-                message = await receive()
-            finally:
-                receiving = False
-            # After the last byte it only means that all is over.
-            if message["type"] == "http.disconnect" and not ending:
-                gone = True
-            return message
-
-        async def look() -> None:
-            # As Request.is_disconnected of Starlette does it. What was received is handed on to the application.
-            nonlocal gone, held
-            with anyio.CancelScope() as instant:
-                instant.cancel()
-                held = await receive()
-            if held is not None and held["type"] == "http.disconnect":
-                gone = True
-
-        async def watched_send(message: Message) -> None:
-            nonlocal sent, counted, ending, trailers, gone, lost
-            kind = message["type"]
-            if kind == "http.response.start":
-                sent = message["status"]
-                trailers = message.get("trailers", False)
-                # An application that is receiving will be told by itself.
-                if perf_counter() - start > look_after and not (gone or receiving or held):
-                    await look()
-            elif kind == "http.response.body":
-                ending = not (trailers or message.get("more_body", False))
-            else:
-                ending = ending or _ends(message, trailers)
-            try:
-                await send(message)
-            except OSError as error:
-                gone, lost = True, error
-                raise
-            if ending and not counted:
-                if gone:
-                    if sent >= 500:
-                        return  # its cause, perhaps the departure itself, shows when the application returns
-                    counted = CLIENT_CLOSED_REQUEST
-                else:
-                    counted = sent
-                self._series(scope, root_path).count(counted, perf_counter() - start)
-
+        exchange = _Exchange(self, scope, receive, send)
         self.in_flight += 1
-        start = perf_counter()
         try:
-            await self.app(scope, watched_receive, watched_send)
+            await self.app(scope, exchange.receive, exchange.send)
         except BaseException as error:
-            if counted:
-                if counted < 500 and not _is_departure(error):
-                    self._series(scope, root_path).error()
-            else:
-                # An OSError of the application's own is a failure, wherever the client is.
-                left = _is_departure(error) or error is lost
-                self._series(scope, root_path).count(CLIENT_CLOSED_REQUEST if left else 500, perf_counter() - start)
+            exchange.raised(error)
             raise
         else:
-            if not counted:
-                status = sent if ending else CLIENT_CLOSED_REQUEST if gone else 500
-                self._series(scope, root_path).count(status, perf_counter() - start)
+            if not exchange.counted:
+                exchange.returned()
         finally:
             self.in_flight -= 1
 
@@ -327,10 +363,25 @@ class HttpMetrics:
 
         await self.app(scope, receive, learning_send)
 
-    def _series(self, scope: Scope, root_path: str) -> _Series:
+    def count(self, scope: Scope, root_path: str, status: int, seconds: float) -> None:
+        """Count one request, by its scope after routing and its root_path before; status 0 is one more error only."""
         endpoint = self._by_handler.get(id(scope.get("endpoint"))) or self._find(scope, root_path)
-        method: str = scope["method"]
-        return endpoint.by_method.get(method) or endpoint.series(method)
+        # Adding up is left for later: between two requests, the processor's caches have forgotten how it is done, and
+        # a thousand additions in a row take a fraction of the time. Appending needs no lock, in whatever thread.
+        self._pending.append((endpoint, scope["method"], status, seconds))
+        if len(self._pending) >= _BATCH:
+            with self._lock:
+                self._add_up()
+
+    def _add_up(self) -> None:
+        pending = self._pending
+        while pending:
+            endpoint, method, status, seconds = pending.popleft()
+            series = endpoint.by_method.get(method) or endpoint.series(method)
+            if status:
+                series.count(status, seconds)
+            else:
+                series.errors += 1
 
     def _find(self, scope: Scope, root_path: str) -> _Endpoint:
         """The slow way, by path.
@@ -359,16 +410,15 @@ class HttpMetrics:
 
     def _endpoint(self, template: str) -> _Endpoint:
         if (found := self._endpoints.get(template)) is None:
-            found = self._endpoints[template] = _Endpoint(self._families, template)
+            bounds = None if template in self._untimed else self._bounds
+            found = self._endpoints.setdefault(template, _Endpoint(template, bounds))
         return found
 
     def _declare(self, place: _Place) -> None:
         # Starlette adds HEAD to each route that has GET; nobody watches it, and it would double the series.
         methods = place.methods - {"HEAD"} if "GET" in place.methods else place.methods
         for method in methods or {"GET"}:
-            series = self._endpoint(place.template).series(method)
-            for status in _statuses(place.route):
-                series.declare(status)
+            self._endpoint(place.template).declare(method, _statuses(place.route))
 
 
 def install(
@@ -430,14 +480,24 @@ def metrics_endpoint(registry: CollectorRegistry) -> Callable[[Request], Awaitab
     return metrics
 
 
-def _ends(message: Message, trailers: bool) -> bool:
-    """Whether a message other than start and body ends the response: see the extensions in the ASGI specification."""
-    kind = message["type"]
-    if kind == "http.response.trailers":
-        return not message.get("more_trailers", False)
-    if kind == "http.response.zerocopysend":
-        return not (trailers or message.get("more_body", False))
-    return bool(kind == "http.response.pathsend" and not trailers)
+def _families() -> tuple[CounterMetricFamily, HistogramMetricFamily, CounterMetricFamily]:
+    return (
+        CounterMetricFamily(
+            "fastapi_requests_total",
+            "Requests by how they ended; 499 is a client that left before the last byte.",
+            labels=("method", "endpoint", "status_code"),
+        ),
+        HistogramMetricFamily(
+            "fastapi_request_duration_seconds",
+            "Seconds from the request to the last byte of its response.",
+            labels=("method", "endpoint"),
+        ),
+        CounterMetricFamily(
+            "fastapi_errors_total",
+            "Requests that ended in a 5xx response or in an unhandled exception.",
+            labels=("method", "endpoint"),
+        ),
+    )
 
 
 def _is_departure(error: BaseException) -> bool:
