@@ -514,7 +514,7 @@ def _places(routes: Sequence[BaseRoute], prefix: str, branches: list[object]) ->
     for route in one_by_one:
         original = getattr(route, "original_route", route)
         if isinstance(original, Host | Mount):
-            path = prefix + getattr(route, "path", "")  # a host has none
+            path = prefix + (getattr(route, "path", None) or "")  # a host has none
             if inner := route.routes:
                 branches.append(route.app)
                 yield from _places(inner, path, branches)
