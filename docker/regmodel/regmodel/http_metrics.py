@@ -3,7 +3,7 @@
 | metric | labels | what it counts |
 |---|---|---|
 | `fastapi_requests_total` | method, endpoint, status_code | requests, by how they ended |
-| `fastapi_request_duration_seconds` | method, endpoint | seconds from the request to the last byte of its response |
+| `fastapi_request_duration_seconds` | method, endpoint | seconds from a request until the last byte is sent |
 | `fastapi_errors_total` | method, endpoint | 5xx responses and unhandled exceptions, each request once |
 
 `endpoint` is the template of the route as it was declared, with the prefixes of its routers and mounts and without
@@ -166,11 +166,14 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
+        seconds = 0.0
         if kind == "http.response.start":
             self._status = message["status"]
         elif not message.get("more_body", False) and kind in _BODY:
+            # The one look at the clock: servers buffer the last chunk, and do not wait until it is on its way.
+            seconds = perf_counter() - self._start
             # An application that is receiving is told by itself.
-            if perf_counter() - self._start > self._metrics.look_after and not (self._gone or self._receiving):
+            if seconds > self._metrics.look_after and not (self._gone or self._receiving):
                 await self._look()
             self._ending = True
         try:
@@ -180,10 +183,12 @@ class _Exchange:
             raise
         if self._ending and not self.counted:
             if not self._gone:
-                self._count(self._status)
+                self.counted = self._status
             elif self._status < 500:
-                self._count(CLIENT_CLOSED_REQUEST)
-            # The cause of a 5xx, perhaps the departure itself, shows when the application returns.
+                self.counted = CLIENT_CLOSED_REQUEST
+            else:
+                return  # its cause, perhaps the departure itself, shows when the application returns
+            self._metrics.count(self._scope, self._root_path, self.counted, seconds)
 
     def returned(self) -> None:
         """The application returned, and nothing was counted yet."""
@@ -368,8 +373,9 @@ class HttpMetrics:
         endpoint = self._by_handler.get(id(scope.get("endpoint"))) or self._find(scope, root_path)
         # Adding up is left for later: between two requests, the processor's caches have forgotten how it is done, and
         # a thousand additions in a row take a fraction of the time. Appending needs no lock, in whatever thread.
-        self._pending.append((endpoint, scope["method"], status, seconds))
-        if len(self._pending) >= _BATCH:
+        pending = self._pending
+        pending.append((endpoint, scope["method"], status, seconds))
+        if len(pending) >= _BATCH:
             with self._lock:
                 self._add_up()
 
