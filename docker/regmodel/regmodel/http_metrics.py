@@ -77,8 +77,8 @@ BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 UNTIMED: Final = frozenset({"/metrics", "/health"})
 """Endpoints without a latency: machines ask them all the time, and they would hide what users wait for."""
 
-_BODY: Final = frozenset({"http.response.body", "http.response.zerocopysend", "http.response.pathsend"})
-"""Messages that carry a body: that of the ASGI specification, and those of two of its extensions."""
+_BODY_EXTENSIONS: Final = frozenset({"http.response.zerocopysend", "http.response.pathsend"})
+"""Messages that carry a body, beside the usual one: two extensions of the ASGI specification."""
 
 _BATCH: Final = 256
 _MAX_STRANGERS: Final = 64
@@ -132,84 +132,96 @@ class _Endpoint:
 class _Exchange:
     """One request and its response: stands between the server and the application, and counts how it ends.
 
-    A request costs this one object: nested functions would need a cell for each variable.
+    A request costs this one object: nested functions would need a cell for each variable, and an `__init__` in Python
+    costs more than the assignments, which HttpMetrics does.
     """
 
     __slots__ = (
-        "_ending", "_gone", "_metrics", "_receive", "_receiving", "_root_path", "_scope", "_send", "_start", "_status",
-        "counted",
+        "counted", "ending", "gone", "metrics", "receive_next", "receiving", "root_path", "scope", "send_on", "start",
+        "status",
     )  # fmt: skip
 
-    def __init__(self, metrics: "HttpMetrics", scope: Scope, receive: Receive, send: Send) -> None:
-        self._metrics = metrics
-        self._scope = scope
-        self._root_path: str = scope.get("root_path", "")  # now: mounts change it
-        self._receive = receive
-        self._send = send
-        self._status = 0  # of the response that was started
-        self._ending = False  # the last byte is being handed to the server
-        self._gone: bool | OSError = False  # the client left before that, and perhaps how the server said so
-        self._receiving = False
-        self.counted = 0  # the status with which the request was counted
-        self._start = perf_counter()
+    metrics: "HttpMetrics"
+    scope: Scope
+    root_path: str  # before routing: mounts change it
+    receive_next: Receive
+    send_on: Send
+    start: float
+    status: int  # of the response that was started
+    ending: bool  # the last byte is being handed to the server
+    gone: bool | OSError  # the client left before that, and perhaps how the server said so
+    receiving: bool
+    counted: int  # the status with which the request was counted
 
     async def receive(self) -> Message:
-        self._receiving = True
+        self.receiving = True
         try:
-            message = await self._receive()
+            message = await self.receive_next()
         finally:
-            self._receiving = False
+            self.receiving = False
         # After the last byte it only means that all is over.
-        if message["type"] == "http.disconnect" and not self._ending:
-            self._gone = self._gone or True
+        if message["type"] == "http.disconnect" and not self.ending:
+            self.gone = self.gone or True
         return message
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
-        seconds = 0.0
         if kind == "http.response.start":
-            self._status = message["status"]
-        elif not message.get("more_body", False) and kind in _BODY:
+            self.status = message["status"]
+        elif not message.get("more_body", False) and (kind == "http.response.body" or kind in _BODY_EXTENSIONS):
             # The one look at the clock: servers buffer the last chunk, and do not wait until it is on its way.
-            seconds = perf_counter() - self._start
+            seconds = perf_counter() - self.start
             # An application that is receiving is told by itself.
-            if seconds > self._metrics.look_after and not (self._gone or self._receiving):
+            if seconds > self.metrics.look_after and not (self.gone or self.receiving):
                 await self._look()
-            self._ending = True
+            self.ending = True
+            try:
+                await self.send_on(message)
+            except OSError as error:
+                self.gone = error
+                raise
+            if not self.counted:
+                if not self.gone:
+                    self.counted = self.status
+                elif self.status < 500:
+                    self.counted = CLIENT_CLOSED_REQUEST
+                else:
+                    return  # its cause, perhaps the departure itself, shows when the application returns
+                metrics = self.metrics
+                scope = self.scope
+                # As HttpMetrics.count does it, without the call.
+                endpoint = metrics.by_handler.get(id(scope.get("endpoint"))) or metrics.find(scope, self.root_path)
+                pending = metrics.pending
+                pending.append((endpoint, scope["method"], self.counted, seconds))
+                if len(pending) >= _BATCH:
+                    metrics.add_up()
+            return
         try:
-            await self._send(message)
+            await self.send_on(message)
         except OSError as error:
-            self._gone = error
+            self.gone = error
             raise
-        if self._ending and not self.counted:
-            if not self._gone:
-                self.counted = self._status
-            elif self._status < 500:
-                self.counted = CLIENT_CLOSED_REQUEST
-            else:
-                return  # its cause, perhaps the departure itself, shows when the application returns
-            self._metrics.count(self._scope, self._root_path, self.counted, seconds)
 
     def returned(self) -> None:
         """The application returned, and nothing was counted yet."""
-        self._count(self._status if self._ending else CLIENT_CLOSED_REQUEST if self._gone else 500)
+        self._count(self.status if self.ending else CLIENT_CLOSED_REQUEST if self.gone else 500)
 
     def raised(self, error: BaseException) -> None:
         """The application raised this."""
         # An OSError of its own is a failure, wherever the client is.
-        left = _is_departure(error) or error is self._gone
+        left = _is_departure(error) or error is self.gone
         if not self.counted:
             self._count(CLIENT_CLOSED_REQUEST if left else 500)
         elif self.counted < 500 and not left:
-            self._metrics.count(self._scope, self._root_path, 0, 0.0)
+            self.metrics.count(self.scope, self.root_path, 0, 0.0)
 
     def _count(self, status: int) -> None:
         self.counted = status
-        self._metrics.count(self._scope, self._root_path, status, perf_counter() - self._start)
+        self.metrics.count(self.scope, self.root_path, status, perf_counter() - self.start)
 
     async def _look(self) -> None:
         """See whether the client is still there, as Request.is_disconnected of Starlette does it."""
-        receive = self._receive
+        receive = self.receive_next
         message: Message | None = None
         with anyio.CancelScope() as instant:
             instant.cancel()
@@ -217,14 +229,14 @@ class _Exchange:
         if message is None:
             return
         if message["type"] == "http.disconnect":
-            self._gone = True
+            self.gone = True
         received = message
 
         async def receive_again() -> Message:
-            self._receive = receive
+            self.receive_next = receive
             return received
 
-        self._receive = receive_again  # it was meant for the application
+        self.receive_next = receive_again  # it was meant for the application
 
 
 class _Place:
@@ -284,7 +296,7 @@ class HttpMetrics:
         if not self._bounds or list(self._bounds) != sorted(set(self._bounds)):
             raise ValueError(f"buckets must be rising bounds: {buckets}")
         self._untimed = untimed
-        self._pending: deque[tuple[_Endpoint, str, int, float]] = deque()
+        self.pending: deque[tuple[_Endpoint, str, int, float]] = deque()
         self._lock = threading.Lock()  # of all that is added up
         self._endpoints: dict[str, _Endpoint] = {}
         self._unmatched = self._endpoint(UNMATCHED)
@@ -292,7 +304,7 @@ class HttpMetrics:
         self._places: list[_Place] = []
         # By identity of scope["endpoint"], the only word about the chosen route that all versions of both frameworks
         # leave in the scope. Handlers in one place only, which is nearly all, need no second look.
-        self._by_handler: dict[int, _Endpoint] = {}
+        self.by_handler: dict[int, _Endpoint] = {}
         self._shared: dict[int, list[_Place]] = {}
         self._strangers: dict[int, object] = {}
         self.learn()
@@ -305,8 +317,8 @@ class HttpMetrics:
     def collect(self) -> list[Metric]:
         """The metrics as they are now, built anew at each call; part of prometheus_client's protocol."""
         requests, duration, errors = families = _families()
+        self.add_up()
         with self._lock:
-            self._add_up()
             for endpoint in list(self._endpoints.values()):
                 for method, series in list(endpoint.by_method.items()):
                     labels = [method, endpoint.template]
@@ -330,19 +342,27 @@ class HttpMetrics:
             self._declare(place)
         # Ids stay valid as long as their objects live, and the places hold those.
         self._places = places
-        self._by_handler = {
+        self.by_handler = {
             one: self._endpoint(found[0].template)
             for one, found in by_handler.items()
             if found is not places and len({place.template for place in found}) == 1
         }
-        self._shared = {one: found for one, found in by_handler.items() if one not in self._by_handler}
+        self._shared = {one: found for one, found in by_handler.items() if one not in self.by_handler}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one connection on; see the ASGI specification for the arguments."""
         if scope["type"] != "http":
             await self._pass(scope, receive, send)
             return
-        exchange = _Exchange(self, scope, receive, send)
+        exchange = _Exchange()
+        exchange.metrics = self
+        exchange.scope = scope
+        exchange.root_path = scope.get("root_path", "")
+        exchange.receive_next = receive
+        exchange.send_on = send
+        exchange.status = exchange.counted = 0
+        exchange.ending = exchange.gone = exchange.receiving = False
+        exchange.start = perf_counter()
         self.in_flight += 1
         try:
             await self.app(scope, exchange.receive, exchange.send)
@@ -370,27 +390,26 @@ class HttpMetrics:
 
     def count(self, scope: Scope, root_path: str, status: int, seconds: float) -> None:
         """Count one request, by its scope after routing and its root_path before; status 0 is one more error only."""
-        endpoint = self._by_handler.get(id(scope.get("endpoint"))) or self._find(scope, root_path)
+        endpoint = self.by_handler.get(id(scope.get("endpoint"))) or self.find(scope, root_path)
         # Adding up is left for later: between two requests, the processor's caches have forgotten how it is done, and
         # a thousand additions in a row take a fraction of the time. Appending needs no lock, in whatever thread.
-        pending = self._pending
-        pending.append((endpoint, scope["method"], status, seconds))
-        if len(pending) >= _BATCH:
-            with self._lock:
-                self._add_up()
+        self.pending.append((endpoint, scope["method"], status, seconds))
+        if len(self.pending) >= _BATCH:
+            self.add_up()
 
-    def _add_up(self) -> None:
-        pending = self._pending
-        while pending:
-            endpoint, method, status, seconds = pending.popleft()
-            series = endpoint.by_method.get(method) or endpoint.series(method)
-            if status:
-                series.count(status, seconds)
-            else:
-                series.errors += 1
+    def add_up(self) -> None:
+        """Add the requests that were appended to what is exposed."""
+        with self._lock:
+            while self.pending:
+                endpoint, method, status, seconds = self.pending.popleft()
+                series = endpoint.by_method.get(method) or endpoint.series(method)
+                if status:
+                    series.count(status, seconds)
+                else:
+                    series.errors += 1
 
-    def _find(self, scope: Scope, root_path: str) -> _Endpoint:
-        """The slow way, by path.
+    def find(self, scope: Scope, root_path: str) -> _Endpoint:
+        """The endpoint of a request the slow way, by its path.
 
         For handlers with several places, and for requests without a handler: those that no route matches, those that
         a middleware answered before routing, and those whose scope a middleware copied before it passed it on.
@@ -399,7 +418,7 @@ class HttpMetrics:
         known = handler is None or id(handler) in self._shared or id(handler) in self._strangers
         if not known and len(self._strangers) < _MAX_STRANGERS:
             self.learn()
-            if found := self._by_handler.get(id(handler)):
+            if found := self.by_handler.get(id(handler)):
                 return found
             if id(handler) not in self._shared:
                 # Some other framework's. Held, so that its id stays its own.
