@@ -140,11 +140,9 @@ def _stored(at: float) -> str:
     return text.removesuffix("+00:00")
 
 
-def _airflow(major: int, folder: Path) -> Airflow:
+def _airflow(major: int, folder: Path, dags: Path, more: Mapping[str, str]) -> Airflow:
     home = folder / f"airflow{major}"
-    (home / "dags").mkdir(parents=True)
-    for file in DAGS.glob("*.py"):
-        shutil.copy(file, home / "dags")
+    shutil.copytree(dags, home / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     port = free_port()
     environment = {
         "AIRFLOW_HOME": str(home),
@@ -154,6 +152,7 @@ def _airflow(major: int, folder: Path) -> Airflow:
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "NO_PROXY": "127.0.0.1,localhost",
+        **more,
     }
     if major == 2:
         environment |= {
@@ -193,9 +192,16 @@ def _set_up(airflow: Airflow) -> None:
 
 
 @contextlib.contextmanager
-def running(major: int, folder: Path) -> Iterator[Airflow]:
-    """Set an Airflow up in `folder` and run its API server for the length of a `with` block."""
-    airflow = _airflow(major, folder)
+def running(
+    major: int, folder: Path, *, dags: Path = DAGS, environment: Mapping[str, str] | None = None
+) -> Iterator[Airflow]:
+    """Set an Airflow up in `folder` and run its API server for the length of a `with` block.
+
+    Args:
+        dags: the folder of DAGs to give it a copy of.
+        environment: variables for its tasks.
+    """
+    airflow = _airflow(major, folder, dags, environment or {})
     _set_up(airflow)
     if major == 2:
         command = airflow.command("webserver", "--hostname", "127.0.0.1", "--port", str(airflow.port))
@@ -215,14 +221,23 @@ def running(major: int, folder: Path) -> Iterator[Airflow]:
         yield airflow
 
 
-def _fixture(major: int, factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+def need(major: int) -> None:
+    """Skip the test where this Airflow is not installed; fail it in CI.
+
+    Args:
+        major: 2 or 3.
+    """
     name = f"airflow{major}"
     if not install.is_installed(name):
         reason = f"Airflow {major} is not installed; run: {install.install_command(name)}"
         if os.environ.get("CI") == "true":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
-    with running(major, factory.mktemp(name)) as airflow:
+
+
+def _fixture(major: int, factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+    need(major)
+    with running(major, factory.mktemp(f"airflow{major}")) as airflow:
         yield airflow
 
 

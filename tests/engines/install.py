@@ -22,6 +22,13 @@ _REPOSITORY: Final = Path(__file__).resolve().parents[2]
 _HERE: Final = Path(__file__).resolve().parent
 _STAMP: Final = "installed.json"
 
+DAG_PINS: Final = tuple(
+    line
+    for line in (_REPOSITORY / "docker" / "airflow" / "requirements.txt").read_text("utf-8").splitlines()
+    if line and not line.startswith("#")
+)
+"""What the pipeline's DAGs import, as their image installs it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -62,9 +69,10 @@ ENGINES: Final[Mapping[str, Engine]] = {
             # The emulator loads `spatial` at start-up and would otherwise fetch it from the internet.
             post_install=('from duckdb_extensions import import_extension; import_extension("spatial")',),
         ),
-        # The constraint files hold every version that was seen to work together; Airflow's own pins are loose.
-        Engine(name="airflow2", pins=("apache-airflow==2.11.2",), constraints="airflow-2.11.2.txt"),
-        Engine(name="airflow3", pins=("apache-airflow==3.3.2",), constraints="airflow-3.3.2.txt"),
+        # With what the DAGs of docker/airflow need. The constraint files hold every version that was seen to work
+        # together; Airflow's own pins are loose.
+        Engine(name="airflow2", pins=("apache-airflow==2.11.2", *DAG_PINS), constraints="airflow-2.11.2.txt"),
+        Engine(name="airflow3", pins=("apache-airflow==3.3.2", *DAG_PINS), constraints="airflow-3.3.2.txt"),
     )
 }
 

@@ -1,1 +1,1 @@
-"""The RegModel API: predictions of bike traffic over HTTP, with its own metrics."""
+"""A bicycle-traffic model behind an HTTP API: the system that this project monitors."""

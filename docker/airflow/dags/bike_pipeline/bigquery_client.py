@@ -1,0 +1,64 @@
+"""Google's client for BigQuery, with every call bounded. Imported only where BigQuery is used."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any, Final
+
+import google.auth.exceptions
+from google.api_core.client_options import ClientOptions
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.api_core.retry import Retry
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import bigquery
+from requests.exceptions import RequestException
+
+from bike_pipeline.records import PipelineError
+
+CALL_SECONDS: Final = 30.0
+JOB_SECONDS: Final = 300.0
+RETRY: Final = Retry(initial=1.0, maximum=10.0, timeout=60.0)
+"""The client's own default goes on for 600 seconds."""
+
+
+class BigQueryTrouble(PipelineError):
+    """BigQuery did not do what it was asked."""
+
+
+def make_client(project: str) -> bigquery.Client:
+    """A client for a project; for an emulator when BIGQUERY_EMULATOR_HOST says so.
+
+    Raises:
+        BigQueryTrouble: there are no usable credentials.
+    """
+    emulator = os.environ.get("BIGQUERY_EMULATOR_HOST")
+    with failures("the client"):
+        if emulator:
+            options = ClientOptions(api_endpoint=emulator if "://" in emulator else f"http://{emulator}")
+            anonymous = AnonymousCredentials()  # type: ignore[no-untyped-call]
+            return bigquery.Client(project, credentials=anonymous, client_options=options)
+        return bigquery.Client(project)
+
+
+def run(client: bigquery.Client, sql: str, parameters: list[Any]) -> list[Any]:
+    """Run a statement with query parameters to its end and give its rows.
+
+    Raises:
+        BigQueryTrouble: it failed, or took longer than JOB_SECONDS.
+    """
+    config = bigquery.QueryJobConfig(query_parameters=parameters, job_timeout_ms=int(JOB_SECONDS * 1000))
+    with failures("the query"):
+        job = client.query(sql, job_config=config, retry=RETRY, timeout=CALL_SECONDS, job_retry=None)
+        return list(job.result(retry=RETRY, timeout=JOB_SECONDS, job_retry=None))
+
+
+@contextlib.contextmanager
+def failures(what: str) -> Iterator[None]:
+    """Make the pipeline's error of everything that Google's client raises."""
+    try:
+        yield
+    except google.auth.exceptions.GoogleAuthError as error:
+        # Its message may quote the key file.
+        raise BigQueryTrouble(f"BigQuery, {what}: no usable credentials ({type(error).__name__})") from None
+    except (GoogleAPICallError, RetryError, RequestException, TimeoutError, ValueError) as error:
+        raise BigQueryTrouble(f"BigQuery, {what}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,246 @@
+"""Where counts and predictions are kept: a DuckDB file, or BigQuery. A window is always replaced as a whole, so that
+doing a day again never doubles it."""
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from bike_pipeline import duckdb_file
+from bike_pipeline.records import Count, Predicted
+from bike_pipeline.settings import Settings
+
+_TYPES: Final = {
+    "timestamp": "TIMESTAMP",
+    "counter": "STRING",
+    "count": "FLOAT64",
+    "temperature": "FLOAT64",
+    "rain": "FLOAT64",
+    "wind": "FLOAT64",
+    "holiday": "BOOL",
+    "prediction": "FLOAT64",
+    "model_version": "STRING",
+}
+_DUCKDB: Final = {"TIMESTAMP": "TIMESTAMPTZ", "FLOAT64": "DOUBLE", "BOOL": "BOOLEAN", "STRING": "VARCHAR"}
+_TABLES: Final = {Count: "counts", Predicted: "predictions"}
+
+
+class Warehouse(Protocol):
+    """Counts and predictions, hour by hour. Windows include their start and exclude their end."""
+
+    def counts(self, start: datetime, end: datetime) -> list[Count]:
+        """The counts of a window, by time and counter.
+
+        Raises:
+            PipelineError: the store cannot be read; so for every method.
+        """
+        ...
+
+    def predictions(self, start: datetime, end: datetime) -> list[Predicted]:
+        """The predictions of a window, by time and counter."""
+        ...
+
+    def last_hour(self) -> datetime | None:
+        """Beginning of the newest hour of which there are counts; None for an empty store."""
+        ...
+
+    def replace_counts(self, start: datetime, end: datetime, rows: Sequence[Count]) -> None:
+        """Put these counts in the place of the window's."""
+        ...
+
+    def replace_predictions(self, start: datetime, end: datetime, rows: Sequence[Predicted]) -> None:
+        """Put these predictions in the place of the window's."""
+        ...
+
+
+def open_warehouse(settings: Settings) -> Warehouse:
+    """The warehouse that the settings name. Opens nothing yet."""
+    return BigQueryWarehouse(settings) if settings.uses_bigquery else DuckDBWarehouse(settings)
+
+
+def _columns(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+class DuckDBWarehouse:
+    """The warehouse in a DuckDB file."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = settings.warehouse_file
+
+    def counts(self, start: datetime, end: datetime) -> list[Count]:
+        """See Warehouse."""
+        return self._read(Count, start, end)
+
+    def predictions(self, start: datetime, end: datetime) -> list[Predicted]:
+        """See Warehouse."""
+        return self._read(Predicted, start, end)
+
+    def last_hour(self) -> datetime | None:
+        """See Warehouse."""
+        with self._opened() as connection:
+            ((newest,),) = connection.execute("SELECT max(epoch_us(timestamp)) FROM counts").fetchall()
+        return None if newest is None else _moment(newest)
+
+    def replace_counts(self, start: datetime, end: datetime, rows: Sequence[Count]) -> None:
+        """See Warehouse."""
+        self._replace(Count, start, end, rows)
+
+    def replace_predictions(self, start: datetime, end: datetime, rows: Sequence[Predicted]) -> None:
+        """See Warehouse."""
+        self._replace(Predicted, start, end, rows)
+
+    def _opened(self) -> Any:
+        return _Prepared(self._path)
+
+    def _read(self, kind: type, start: datetime, end: datetime) -> list[Any]:
+        names = _columns(kind)
+        # As numbers: the client would need another package for times with a zone.
+        selected = ", ".join("epoch_us(timestamp)" if name == "timestamp" else f'"{name}"' for name in names)
+        with self._opened() as connection:
+            found = connection.execute(
+                f"SELECT {selected} FROM {_TABLES[kind]} WHERE timestamp >= ? AND timestamp < ? "
+                "ORDER BY timestamp, counter",
+                [start.astimezone(UTC), end.astimezone(UTC)],
+            ).fetchall()
+        return [kind(_moment(at), *others) for at, *others in found]
+
+    def _replace(self, kind: type, start: datetime, end: datetime, rows: Sequence[Any]) -> None:
+        table, names = _TABLES[kind], _columns(kind)
+        with self._opened() as connection:
+            connection.execute(
+                f"DELETE FROM {table} WHERE timestamp >= ? AND timestamp < ?",
+                [start.astimezone(UTC), end.astimezone(UTC)],
+            )
+            if not rows:
+                return
+            # Whole columns at once: a row at a time takes DuckDB about a millisecond each.
+            columns = {name: _array(name, [getattr(row, name) for row in rows]) for name in names}
+            selected = ", ".join(_restored(name) for name in names)
+            connection.register("new_rows", columns)
+            connection.execute(f"INSERT INTO {table} SELECT {selected} FROM new_rows")
+            connection.unregister("new_rows")
+
+
+class _Prepared:
+    """An opened file that has both tables."""
+
+    def __init__(self, path: Any) -> None:
+        self._opened = duckdb_file.opened(path)
+
+    def __enter__(self) -> Any:
+        connection = self._opened.__enter__()
+        for kind, table in _TABLES.items():
+            columns = ", ".join(f'"{name}" {_DUCKDB[_TYPES[name]]}' for name in _columns(kind))
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+        return connection
+
+    def __exit__(self, *error: Any) -> Any:
+        return self._opened.__exit__(*error)
+
+
+def _array(name: str, values: list[Any]) -> Any:
+    if name == "timestamp":
+        return np.array([round(value.timestamp() * 1e6) for value in values], dtype=np.int64)
+    if _TYPES[name] == "FLOAT64":
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return np.array(values)
+
+
+def _restored(name: str) -> str:
+    if name == "timestamp":
+        return "make_timestamptz(timestamp)"
+    return f'CASE WHEN isnan("{name}") THEN NULL ELSE "{name}" END' if _TYPES[name] == "FLOAT64" else f'"{name}"'
+
+
+def _moment(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC)
+
+
+class BigQueryWarehouse:
+    """The warehouse in BigQuery: one dataset, tables partitioned by day."""
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.google_project is not None  # noqa: S101 -- uses_bigquery says so
+        self._project = settings.google_project
+        self._dataset = f"{self._project}.{settings.warehouse_dataset}"
+        self._client: Any = None
+
+    def counts(self, start: datetime, end: datetime) -> list[Count]:
+        """See Warehouse."""
+        return self._read(Count, start, end)
+
+    def predictions(self, start: datetime, end: datetime) -> list[Predicted]:
+        """See Warehouse."""
+        return self._read(Predicted, start, end)
+
+    def last_hour(self) -> datetime | None:
+        """See Warehouse."""
+        ((newest,),) = self._run(f"SELECT MAX(timestamp) FROM `{self._dataset}.counts`", [])
+        return None if newest is None else newest.astimezone(UTC)
+
+    def replace_counts(self, start: datetime, end: datetime, rows: Sequence[Count]) -> None:
+        """See Warehouse."""
+        self._replace(Count, start, end, rows)
+
+    def replace_predictions(self, start: datetime, end: datetime, rows: Sequence[Predicted]) -> None:
+        """See Warehouse."""
+        self._replace(Predicted, start, end, rows)
+
+    def _prepared(self) -> Any:
+        if self._client is None:
+            from google.cloud import bigquery
+
+            from bike_pipeline.bigquery_client import CALL_SECONDS, RETRY, failures, make_client
+
+            client = make_client(self._project)
+            with failures("making the tables"):
+                client.create_dataset(self._dataset, exists_ok=True, retry=RETRY, timeout=CALL_SECONDS)
+                for kind, name in _TABLES.items():
+                    schema = [bigquery.SchemaField(column, _TYPES[column]) for column in _columns(kind)]
+                    table = bigquery.Table(f"{self._dataset}.{name}", schema)
+                    table.time_partitioning = bigquery.TimePartitioning(field="timestamp")
+                    client.create_table(table, exists_ok=True, retry=RETRY, timeout=CALL_SECONDS)
+            self._client = client
+        return self._client
+
+    def _run(self, sql: str, parameters: list[Any]) -> list[Any]:
+        from bike_pipeline.bigquery_client import run
+
+        return run(self._prepared(), sql, parameters)
+
+    def _window(self, start: datetime, end: datetime) -> list[Any]:
+        from google.cloud import bigquery
+
+        return [
+            bigquery.ScalarQueryParameter("start", "TIMESTAMP", start),
+            bigquery.ScalarQueryParameter("end", "TIMESTAMP", end),
+        ]
+
+    def _read(self, kind: type, start: datetime, end: datetime) -> list[Any]:
+        names = _columns(kind)
+        found = self._run(
+            f"SELECT {', '.join(f'`{name}`' for name in names)} FROM `{self._dataset}.{_TABLES[kind]}` "
+            "WHERE timestamp >= @start AND timestamp < @end ORDER BY timestamp, counter",
+            self._window(start, end),
+        )
+        return [kind(row[0].astimezone(UTC), *row.values()[1:]) for row in found]
+
+    def _replace(self, kind: type, start: datetime, end: datetime, rows: Sequence[Any]) -> None:
+        from google.cloud import bigquery
+
+        from bike_pipeline.bigquery_client import CALL_SECONDS, JOB_SECONDS, RETRY, failures
+
+        client, table = self._prepared(), f"{self._dataset}.{_TABLES[kind]}"
+        self._run(f"DELETE FROM `{table}` WHERE timestamp >= @start AND timestamp < @end", self._window(start, end))
+        if rows:
+            config = bigquery.LoadJobConfig(
+                schema=[bigquery.SchemaField(name, _TYPES[name]) for name in _columns(kind)],
+                write_disposition="WRITE_APPEND",
+            )
+            content = [{**dataclasses.asdict(row), "timestamp": row.timestamp.isoformat()} for row in rows]
+            with failures(f"loading {len(rows)} rows"):
+                job = client.load_table_from_json(content, table, job_config=config, timeout=CALL_SECONDS)
+                job.result(retry=RETRY, timeout=JOB_SECONDS)

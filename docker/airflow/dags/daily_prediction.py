@@ -1,0 +1,64 @@
+"""Every day: predictions for the day before, as the champion could have made them at its beginning, against its counts.
+
+Conf (all optional): `{"as_of": "2025-05-12", "days": 7}` predicts the seven days before 12 May 2025.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+try:
+    from airflow.sdk import dag, task
+except ImportError:  # Airflow 2
+    from airflow.decorators import dag, task
+
+from bike_pipeline import prediction, runs
+from bike_pipeline.regmodel import RegModel
+from bike_pipeline.settings import Settings, retries, schedule
+from bike_pipeline.warehouse import open_warehouse
+
+
+@dag(
+    dag_id="daily_prediction",
+    schedule=schedule("30 0 * * *"),
+    start_date=datetime(2024, 1, 1),
+    catchup=False,
+    max_active_runs=1,
+    default_args={
+        "retries": retries(),
+        "retry_delay": timedelta(minutes=2),
+        "execution_timeout": timedelta(minutes=30),
+    },
+    tags=["bike"],
+    doc_md=__doc__,
+)
+def daily_prediction() -> None:
+    """The tasks and their order."""
+
+    @task
+    def check_raw_data(**context: Any) -> int:
+        """Are there counts for every day?"""
+        return prediction.check_raw_data(open_warehouse(Settings.from_environment()), *runs.window(context))
+
+    @task
+    def predict_daily_data(**context: Any) -> None:
+        """Predict and store. XComs: predictions_count, and rmse, mae and r2 where there are counts to compare with."""
+        settings = Settings.from_environment()
+        predicted, quality = prediction.predict(
+            RegModel(settings.regmodel_url), open_warehouse(settings), *runs.window(context)
+        )
+        context["ti"].xcom_push(key="predictions_count", value=len(predicted))
+        if quality is not None:
+            for key in ("rmse", "mae", "r2"):
+                context["ti"].xcom_push(key=key, value=getattr(quality, key))
+
+    @task
+    def validate_predictions(**context: Any) -> None:
+        """Look at what was stored: complete, finite, and within reason."""
+        warehouse, window = open_warehouse(Settings.from_environment()), runs.window(context)
+        rows = warehouse.counts(*window)
+        prediction.validate(warehouse.predictions(*window), len(rows), prediction.mean_counts(rows))
+
+    check_raw_data() >> predict_daily_data() >> validate_predictions()
+
+
+daily_prediction()
