@@ -7,6 +7,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from prometheus_client import CollectorRegistry, Gauge
 from pydantic import BaseModel
+
 from regmodel.http_metrics import HttpMetrics, install, metrics_endpoint
 
 

@@ -10,7 +10,6 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
-from regmodel.http_metrics import HttpMetrics, install
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
@@ -19,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 
+from regmodel.http_metrics import HttpMetrics, install
 from tests.exposed import Exposed
 from tests.regmodel.served import create_app
 

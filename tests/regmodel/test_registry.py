@@ -1,0 +1,133 @@
+"""Models on disk: whole or not at all, one champion, and nothing that is damaged is used."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from regmodel import registry as module
+from regmodel.model import Model, Scores
+from regmodel.registry import BrokenModel, ChampionMoved, Registry, UnknownVersion
+
+SCORES = Scores(0.9, 40.0, 25.0, 100)
+
+
+class Constant:
+    """A regressor that predicts a number."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        return np.full(len(rows), self.value)
+
+
+def add(registry: Registry, value: float) -> str:
+    return registry.add(
+        Model(Constant(value), ("A",)),
+        created_at="2025-06-02T00:00:00Z",
+        window=("2024-01-15T00:00:00Z", "2025-01-13T00:00:00Z"),
+        rows=100,
+        train=SCORES,
+        baseline=SCORES,
+        seed=1,
+        libraries={"python": "3"},
+    ).name
+
+
+def promote(registry: Registry, name: str, **more: str) -> None:
+    registry.promote(name, promoted_at="2025-06-02T00:00:00Z", as_of="2025-06-02T00:00:00Z", **more)
+
+
+def predicted(registry: Registry, name: str) -> float:
+    table = pd.DataFrame(
+        {"timestamp": pd.to_datetime(["2025-03-03T08:00Z"]), "counter": ["A"], "holiday": [False]}
+        | dict.fromkeys(("temperature", "rain", "wind", "level", "last_week"), [1.0])
+    )
+    return float(registry.model(name).predict(table)[0])
+
+
+def test_a_restart_keeps_models_and_champion(tmp_path: Path):
+    registry = Registry(tmp_path, keep=10)
+    assert registry.champion() is None
+    assert [add(registry, 1.0), add(registry, 2.0)] == ["v0001", "v0002"]
+    promote(registry, "v0002")
+    again = Registry(tmp_path, keep=10)
+    assert again.champion().version == "v0002"
+    assert [version.name for version in again.versions()] == ["v0001", "v0002"]
+    assert predicted(again, "v0001") == 1.0
+    assert predicted(again, "v0002") == 2.0
+    assert add(again, 3.0) == "v0003"
+
+
+def test_promotion_is_refused_when_another_is_champion_by_now(tmp_path: Path):
+    registry = Registry(tmp_path, keep=10)
+    for value in range(3):
+        add(registry, value)
+    promote(registry, "v0001")
+    promote(registry, "v0002", expected="v0001")
+    with pytest.raises(ChampionMoved, match="the champion is v0002, not v0001"):
+        promote(registry, "v0003", expected="v0001")
+    assert registry.champion().version == "v0002"
+
+
+@pytest.mark.parametrize("name", ["v0009", "v1", "../v0001", "champion.json", ""])
+def test_a_version_that_is_not_there(tmp_path: Path, name: str):
+    registry = Registry(tmp_path, keep=10)
+    add(registry, 1.0)
+    with pytest.raises(UnknownVersion):
+        registry.version(name)
+    with pytest.raises(UnknownVersion):
+        promote(registry, name)
+    assert registry.champion() is None
+
+
+def test_a_crash_while_writing_leaves_the_old_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    registry = Registry(tmp_path, keep=10)
+    add(registry, 1.0)
+    add(registry, 2.0)
+    promote(registry, "v0001")
+
+    def crash(path: Path, content: bytes) -> None:
+        path.write_bytes(content[: len(content) // 2])
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(module, "_write", crash)
+    with pytest.raises(OSError, match="full"):
+        promote(registry, "v0002")
+    with pytest.raises(OSError, match="full"):
+        add(registry, 3.0)
+    monkeypatch.undo()
+    again = Registry(tmp_path, keep=10)
+    assert again.champion().version == "v0001"
+    assert [version.name for version in again.versions()] == ["v0001", "v0002"]
+    assert add(again, 3.0) == "v0003"
+
+
+def test_a_damaged_model_is_named_and_not_used(tmp_path: Path):
+    add(Registry(tmp_path, keep=10), 1.0)
+    registry = Registry(tmp_path, keep=10)
+    model = tmp_path / "v0001" / "model.joblib"
+    model.write_bytes(model.read_bytes()[:-1])
+    with pytest.raises(BrokenModel, match=r"model v0001: model.joblib is not what was written"):
+        promote(registry, "v0001")
+    (tmp_path / "v0001" / "metadata.json").write_text("{")
+    with pytest.raises(BrokenModel, match=r"v0001: metadata.json cannot be read"):
+        registry.version("v0001")
+    assert registry.versions() == ()
+    (tmp_path / "champion.json").write_text('{"version": "v0001"}')
+    with pytest.raises(BrokenModel, match=r"champion.json cannot be read"):
+        registry.champion()
+
+
+def test_old_versions_are_removed_but_never_the_champion(tmp_path: Path):
+    registry = Registry(tmp_path, keep=2)
+    for value in range(5):
+        add(registry, value)
+    promote(registry, "v0001")
+    assert registry.prune() == ("v0002", "v0003")
+    assert [version.name for version in registry.versions()] == ["v0001", "v0004", "v0005"]
+    assert json.loads((tmp_path / "champion.json").read_text())["version"] == "v0001"
+    assert predicted(registry, "v0001") == 0.0
