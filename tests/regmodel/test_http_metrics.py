@@ -509,7 +509,7 @@ def test_what_a_look_received_is_for_the_application() -> None:
     async def handle(scope: Message, receive: Any, send: Any) -> None:
         await send(START)
         await send(END)
-        received.append(await receive())
+        received.append(await asyncio.wait_for(receive(), 5))
         client.gone.set()
         received.append(await receive())
 
