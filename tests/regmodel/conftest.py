@@ -1,8 +1,12 @@
 """A service with a trained champion, made once; its clock stands still on 2 June 2025."""
 
+import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+
+# As `python -m regmodel` does: tests share the machine with other things.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from fastapi.testclient import TestClient

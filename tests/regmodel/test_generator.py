@@ -49,7 +49,7 @@ def test_a_shift_changes_its_own_days_and_no_others(year: pd.DataFrame):
     assert shifted.loc[during, "count"].isna().mean() > year.loc[during, "count"].isna().mean() + 0.08
 
     def busiest_morning_hour(table: pd.DataFrame) -> int:
-        morning = table[during & (table["timestamp"].dt.weekday < 5) & (table["timestamp"].dt.hour < 13)]
+        morning = table[during & (table["timestamp"].dt.day_of_week < 5) & (table["timestamp"].dt.hour < 13)]
         return int(morning.groupby(morning["timestamp"].dt.hour)["count"].mean().idxmax())
 
     assert busiest_morning_hour(shifted) == busiest_morning_hour(year) + 2
@@ -58,7 +58,7 @@ def test_a_shift_changes_its_own_days_and_no_others(year: pd.DataFrame):
 def test_season_week_weather_and_holidays_are_in_the_counts(year: pd.DataFrame):
     by_month = year.groupby(year["timestamp"].dt.month)["count"].mean()
     assert by_month[6] > 1.5 * by_month[1]
-    working = (year["timestamp"].dt.weekday < 5) & ~year["holiday"]
+    working = (year["timestamp"].dt.day_of_week < 5) & ~year["holiday"]
     eight = year["timestamp"].dt.hour == 8
     assert year[working & eight]["count"].mean() > 4 * year[~working & eight]["count"].mean()
     noon = year[(year["timestamp"].dt.hour == 13) & working]

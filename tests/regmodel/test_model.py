@@ -91,7 +91,7 @@ def test_features_of_an_unknown_counter_are_unknown_not_wrong():
             "timestamp": pd.to_datetime(["2025-03-03T08:00Z"]),
             "counter": ["Nowhere"],
             "holiday": [True],
-            **dict.fromkeys(("temperature", "rain", "wind", "level", "last_week"), [1.0]),
+            **{key: [1.0] for key in ("temperature", "rain", "wind", "level", "last_week")},
         }
     )
     row = dict(zip(FEATURES, matrix(table, ["A", "B"])[0], strict=True))

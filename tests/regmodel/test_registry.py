@@ -44,7 +44,7 @@ def promote(registry: Registry, name: str, **more: str) -> None:
 def predicted(registry: Registry, name: str) -> float:
     table = pd.DataFrame(
         {"timestamp": pd.to_datetime(["2025-03-03T08:00Z"]), "counter": ["A"], "holiday": [False]}
-        | dict.fromkeys(("temperature", "rain", "wind", "level", "last_week"), [1.0])
+        | {key: [1.0] for key in ("temperature", "rain", "wind", "level", "last_week")}
     )
     return float(registry.model(name).predict(table)[0])
 

@@ -5,6 +5,10 @@ import logging
 import os
 import sys
 
+# One thread for each training or prediction, unless it is said otherwise: on a busy machine the threads of one mostly
+# wait for each other. To be set before NumPy and scikit-learn are imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import uvicorn
 
 from regmodel.app import create_app

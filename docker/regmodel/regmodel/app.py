@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 import numpy as np
 import pandas as pd
 from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -43,6 +44,8 @@ from regmodel.settings import Settings
 
 log = logging.getLogger(__name__)
 
+MOST_PROBLEMS: Final = 50
+"""How many of a request's problems are listed."""
 _STATUSES: Final[dict[type[Exception], int]] = {
     NoChampion: 503,
     BrokenModel: 503,
@@ -50,7 +53,6 @@ _STATUSES: Final[dict[type[Exception], int]] = {
     UnknownVersion: 404,
     Busy: 409,
     ChampionMoved: 409,
-    NotEnoughCounts: 422,
 }
 """What the service's exceptions are over HTTP."""
 _NO_MODEL: Final[dict[int | str, dict[str, Any]]] = {503: {"model": Problem, "description": "No usable champion"}}
@@ -81,9 +83,27 @@ def create_app(settings: Settings, *, service: Service | None = None) -> FastAPI
     )
     for kind, status in _STATUSES.items():
         app.add_exception_handler(kind, _answer_with(status))
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(NotEnoughCounts, _not_enough)
     _add_routes(app, service)
+    app.add_route("/metrics", http_metrics.metrics_endpoint(registry), include_in_schema=False)
     http_metrics.install(app, registry)
     return app
+
+
+def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """FastAPI's own answer without the input: that may be ten thousand rows long, or NaN, which JSON cannot say."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 -- registered for nothing else
+    problems = error.errors()
+    detail = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in problems[:MOST_PROBLEMS]]
+    return JSONResponse({"detail": detail, "problems": len(problems)}, status_code=422)
+
+
+def _not_enough(_: Request, error: Exception) -> JSONResponse:
+    """In the form of a validation's answer: the window is valid, and there are no counts in it."""
+    return JSONResponse(
+        {"detail": [{"type": "not_enough_counts", "loc": ["body"], "msg": str(error)}], "problems": 1}, status_code=422
+    )
 
 
 def _answer_with(status: int) -> Callable[[Request, Exception], JSONResponse]:

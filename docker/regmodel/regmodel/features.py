@@ -48,12 +48,12 @@ def matrix(table: pd.DataFrame, counters: Sequence[str]) -> Matrix:
         counters: the counters that the model knows; another one is unknown to it (NaN), not an error.
     """
     times = table["timestamp"].dt
-    angle = 2 * np.pi * times.dayofyear / 365.25
+    angle = 2 * np.pi * times.day_of_year / 365.25
     known = {name: number for number, name in enumerate(counters)}
     values = {
         "hour": times.hour,
-        "weekday": times.weekday,
-        "free_day": (times.weekday >= 5) | table["holiday"],
+        "weekday": times.day_of_week,
+        "free_day": (times.day_of_week >= 5) | table["holiday"],
         "year_cos": np.cos(angle),
         "year_sin": np.sin(angle),
         "counter": table["counter"].map(known),

@@ -138,7 +138,9 @@ def judge(model: Model, table: pd.DataFrame) -> Scores:
     Raises:
         NotEnoughCounts: there are too few rows, or all counts are equal, so that R² has no meaning.
     """
-    return _scores(table["count"].to_numpy(), model.predict(table))
+    counted = table["count"].to_numpy()
+    _check(counted)
+    return _scores(counted, model.predict(table))
 
 
 def judge_naive(table: pd.DataFrame) -> Scores:
@@ -148,16 +150,21 @@ def judge_naive(table: pd.DataFrame) -> Scores:
         NotEnoughCounts: as for `judge`.
     """
     known = table[table["last_week"].notna()]
-    return _scores(known["count"].to_numpy(), known["last_week"].to_numpy())
+    counted = known["count"].to_numpy()
+    _check(counted)
+    return _scores(counted, known["last_week"].to_numpy())
 
 
-def _scores(counted: Matrix, predicted: Matrix) -> Scores:
+def _check(counted: Matrix) -> None:
     if len(counted) < FEWEST_TEST_ROWS:
         raise NotEnoughCounts(
             f"{len(counted)} hours with a count in the window; at least {FEWEST_TEST_ROWS} are needed"
         )
     if float(np.ptp(counted)) == 0.0:
         raise NotEnoughCounts(f"all {len(counted)} counts in the window are {counted[0]:g}, so R² has no meaning")
+
+
+def _scores(counted: Matrix, predicted: Matrix) -> Scores:
     return Scores(
         r2=float(r2_score(counted, predicted)),
         rmse=float(mean_squared_error(counted, predicted) ** 0.5),
