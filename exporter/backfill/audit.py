@@ -1,7 +1,6 @@
 """The audit log's history: the live query's stages, moment by moment, folded into values and counts."""
 
 import contextlib
-import json
 import math
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,8 @@ from exporter.backfill.grid import Grid
 from exporter.backfill.openmetrics import LAST_RECORD
 from exporter.backfill.spool import Spool
 from exporter.catalog import Catalog
-from exporter.ledger import FILE_NAME, reading_from_json
+from exporter.errors import StateError
+from exporter.ledger import FILE_NAME, SCHEMA_VERSION, Ledger
 from exporter.settings import Settings
 from exporter.snapshot import CounterKey, Gap
 from exporter.sources.audit import SOURCE_NAME, AuditQuery, audit_identity
@@ -92,23 +92,29 @@ def record(log: AuditLog, spool: Spool, grid: Grid, offsets: Mapping[CounterKey,
     return AuditHistory(total, since, (*query.gaps, *empty))
 
 
-def live_offsets(settings: Settings, catalog: Catalog) -> Mapping[CounterKey, float]:
-    """What the live exporter adds to its counts, because rows that it once counted have left the log.
-
-    Read from its state file without touching it; nothing where there is none, or it is of another table.
+def live_state(settings: Settings) -> Ledger:
+    """A copy of the live exporter's state in memory; an empty one where there is none. The file is not touched.
 
     Raises:
-        ValueError: there is a file, and it cannot be read.
+        StateError: there is a file, and it cannot be read.
     """
     path = None if settings.state_dir is None else settings.state_dir / FILE_NAME
     if path is None or not path.exists():
-        return {}
+        return Ledger.open(None)
+    copy = sqlite3.connect(":memory:", isolation_level=None)
     try:
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=2)) as state:
-            found = state.execute("SELECT json FROM reading WHERE source = ?", (SOURCE_NAME,)).fetchone()
-        reading = reading_from_json(json.loads(found[0])) if found else None
+            state.backup(copy)
+        if (version := copy.execute("PRAGMA user_version").fetchone()[0]) != SCHEMA_VERSION:
+            raise StateError(f"it has schema {version}, this version reads {SCHEMA_VERSION}")
     except (sqlite3.Error, OSError) as error:
-        raise ValueError(str(error)) from error
-    if reading is None or reading.identity != audit_identity(settings, catalog):
-        return {}
-    return {key: carry.offset for key, carry in reading.carries.items() if carry.offset}
+        copy.close()
+        raise StateError(str(error)) from error
+    return Ledger(copy, None)
+
+
+def live_offsets(state: Ledger, settings: Settings, catalog: Catalog) -> Mapping[CounterKey, float]:
+    """What the live exporter adds to its counts, because rows that it once counted have left the log."""
+    reading = state.load_reading(SOURCE_NAME, audit_identity(settings, catalog))
+    carries = reading.carries if reading is not None else {}
+    return {key: carry.offset for key, carry in carries.items() if carry.offset}

@@ -38,11 +38,18 @@ def make_block(promtool: str, file: Path, blocks: Path) -> None:
     length = f"--max-block-duration={BLOCK_SECONDS // 3600}h"
     command = [promtool, "tsdb", "create-blocks-from", length, "--quiet", "openmetrics", str(file), str(blocks)]
     try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)  # noqa: S603 -- arguments are ours
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 -- arguments are ours
+            try:
+                output, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+            except BaseException:
+                # Ended for certain before the caller removes what it was writing.
+                process.kill()
+                process.wait()
+                raise
     except subprocess.TimeoutExpired as error:
         raise OutputError(f"promtool did not end within {TIMEOUT_SECONDS:g} s on {file.name}") from error
     except OSError as error:
         raise OutputError(f"promtool cannot be run: {error.strerror}") from error
-    if ran.returncode != 0:
-        said = (ran.stderr.strip() or ran.stdout.strip() or f"exit code {ran.returncode}").splitlines()[-1]
+    if process.returncode != 0:
+        said = (errors.strip() or output.strip() or f"exit code {process.returncode}").splitlines()[-1]
         raise OutputError(f"promtool made no block of {file.name}: {said[:300]}")

@@ -10,21 +10,24 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from exporter.backfill.audit import audit_log, live_offsets, record
+from exporter.backfill.airflow import gaps as airflow_gaps
+from exporter.backfill.airflow import record as record_airflow
+from exporter.backfill.audit import audit_log, live_offsets, live_state, record
 from exporter.backfill.blocks import find_promtool, make_block
 from exporter.backfill.grid import Grid, parse_grid, shown
-from exporter.backfill.openmetrics import LAST_RECORD, Writer, families, written_names
+from exporter.backfill.openmetrics import LAST_RECORD, Writer, families
 from exporter.backfill.progress import Progress
 from exporter.backfill.request import Request
 from exporter.backfill.spool import Spool, Window
-from exporter.catalog import AirflowFigure, Catalog, XCom
-from exporter.errors import ConfigError, OutputError, SourceUnavailable
+from exporter.catalog import Catalog
+from exporter.errors import ConfigError, OutputError, SourceUnavailable, StateError
+from exporter.ledger import Ledger
 from exporter.settings import Settings
-from exporter.snapshot import CounterKey, Gap
+from exporter.snapshot import Gap
 
 HEAD_SECONDS: Final = 3 * 3600
 BLOCKS: Final = "blocks"
@@ -52,10 +55,14 @@ def backfill(
     now = clock()
     grid = parse_grid(request.since, request.until, request.step, now)
     promtool = find_promtool() if request.promtool else None
-    with _folder(request.output) as output, contextlib.closing(Spool(grid, output)) as spool:
-        gaps = _read(settings, catalog, grid, spool, say)
-        written = families(catalog)
-        writer = Writer(grid, written, spool, {"job": request.job, "instance": request.instance})
+    with (
+        _folder(request.output) as output,
+        contextlib.closing(Spool(grid, output)) as audit,
+        contextlib.closing(Spool(grid, output)) as airflow,
+    ):
+        gaps = _read(settings, catalog, grid, (audit, airflow), say)
+        target = {"job": request.job, "instance": request.instance}
+        writer = Writer(grid, families(catalog), (audit, airflow), target)
         windows = grid.windows()
         series, samples, size = writer.size()
         say(
@@ -64,55 +71,58 @@ def backfill(
             + (", of which one file at a time is on disk." if promtool else ".")
         )
         _check_space(output, size if promtool is None else size // len(windows) + samples)
-        have = set(written_names(written, spool))
-        for gap in (*_left_out(catalog), *gaps):
+        have = writer.written()
+        for gap in gaps:
             if gap.metric not in have:
                 say(f"not backfilled: {gap.metric}, because {gap.reason}")
         for metric in catalog.metrics:
             if metric.alias_of and metric.name not in have:
                 say(f"not backfilled: {metric.name}, because {metric.alias_of} is not")
-        say(f"not backfilled: mlops_exporter_* but {LAST_RECORD}: they tell of the exporter's own running")
-        _write(writer, spool, grid, output, promtool)
+        say(f"not backfilled: mlops_exporter_* but {LAST_RECORD}, because they tell of the exporter's own running")
+        _write(writer, (audit, airflow), grid, output, promtool)
     _say_what_next(request, grid, now, samples, say)
 
 
-def _read(settings: Settings, catalog: Catalog, grid: Grid, spool: Spool, say: Callable[[str], None]) -> list[Gap]:
-    offsets: dict[CounterKey, float] = {}
+def _read(
+    settings: Settings, catalog: Catalog, grid: Grid, spools: tuple[Spool, Spool], say: Callable[[str], None]
+) -> list[Gap]:
+    """Read what is configured, and give the metrics that cannot be backfilled."""
+    audit, airflow = spools
     try:
-        offsets.update(live_offsets(settings, catalog))
-    except ValueError as error:
+        state = live_state(settings)
+    except StateError as error:
         say(f"warning: the exporter's state cannot be read ({error}): counters may not join the live ones.")
-    if offsets:
-        say("The exporter counted rows that have left the log: its counters' history is that much higher throughout.")
-    with contextlib.closing(audit_log(settings, catalog)) as log:
-        found = record(log, spool, grid, offsets)
-    if not found.rows:
-        raise SourceUnavailable(
-            f"The audit log has no row up to {shown(grid.last)}: there is no history to write. Check AUDIT_URL, "
-            "AUDIT_TABLE and AUDIT_ENV, or give an earlier --since.",
-            reason="not_found",
-        )
-    say(f"Read {found.rows} rows, {found.rows_since} of them since {shown(grid.start)}.")
-    if not found.rows_since:
-        say("warning: no row since then: what older rows say is held all the way.")
-    return list(found.gaps)
+        state = Ledger.open(None)
+    with contextlib.closing(state):
+        offsets = live_offsets(state, settings, catalog)
+        if offsets:
+            say("The exporter counted rows that have left the log: its counters' history is higher by that.")
+        with contextlib.closing(audit_log(settings, catalog)) as log:
+            found = record(log, audit, grid, offsets)
+        if not found.rows:
+            raise SourceUnavailable(
+                f"The audit log has no row up to {shown(grid.last)}: there is no history to write. Check AUDIT_URL, "
+                "AUDIT_TABLE and AUDIT_ENV, or give a later --until.",
+                reason="not_found",
+            )
+        say(f"Read {found.rows} rows, {found.rows_since} of them since {shown(grid.start)}.")
+        if not found.rows_since:
+            say("warning: no row since then: what older rows say is held all the way.")
+        if settings.airflow_url is not None:
+            runs = record_airflow(settings, catalog, state, airflow, grid)
+            say(f"Read {runs} finished runs from Airflow, which may have deleted older ones.")
+    return [*airflow_gaps(catalog, configured=settings.airflow_url is not None), *found.gaps]
 
 
-def _left_out(catalog: Catalog) -> Iterator[Gap]:
-    """The metrics that only Airflow knows."""
-    for metric in catalog.metrics:
-        if metric.origins and all(isinstance(origin, XCom | AirflowFigure) for origin in metric.origins):
-            yield Gap(metric.name, "it comes from Airflow, and this command reads the audit log")
-
-
-def _write(writer: Writer, spool: Spool, grid: Grid, output: Path, promtool: str | None) -> None:
+def _write(writer: Writer, spools: Sequence[Spool], grid: Grid, output: Path, promtool: str | None) -> None:
     blocks = output / BLOCKS
     progress = Progress(sys.stderr, len(grid.windows()))
     try:
-        for done, window in enumerate(spool.windows()):
+        for done, held in enumerate(zip(*(spool.windows() for spool in spools), strict=True)):
+            window = held[0]
             progress.show(done, f"{shown(grid.at(window.first))[:10]}, file {done + 1} of {len(grid.windows())}")
             file = output / f"{shown(grid.at(window.first))[:19].replace(' ', 'T').replace(':', '')}.om"
-            _write_file(writer, window, file)
+            _write_file(writer, held, file)
             if promtool is not None:
                 make_block(promtool, file, blocks)
                 file.unlink()
@@ -122,9 +132,9 @@ def _write(writer: Writer, spool: Spool, grid: Grid, output: Path, promtool: str
         progress.clear()
 
 
-def _write_file(writer: Writer, window: Window, file: Path) -> None:
+def _write_file(writer: Writer, windows: Sequence[Window], file: Path) -> None:
     with file.open("x", encoding="utf-8", newline="\n") as text:
-        writer.write(window, text)
+        writer.write(windows, text)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ One file for each block. In a file a family's samples stand together, and in a f
 time, as https://prometheus.io/docs/specs/om/open_metrics_spec/ demands.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -37,50 +37,80 @@ def families(catalog: Catalog) -> tuple[Family, ...]:
     return tuple(found)
 
 
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """One series of a family: its text up to the value, its column in the spool, how many samples it has."""
+
+    text: str
+    column: int
+    samples: int
+
+
 class Writer:
-    """Writes windows of a spool.
+    """Writes windows of spools.
 
     Args:
         target: the labels that Prometheus gives to the scraped target, job and instance.
     """
 
-    def __init__(self, grid: Grid, families: Iterable[Family], spool: Spool, target: Mapping[str, str]) -> None:
+    def __init__(
+        self, grid: Grid, families: Iterable[Family], spools: Sequence[Spool], target: Mapping[str, str]
+    ) -> None:
         self._grid = grid
         self._families = tuple(families)
-        self._spool = spool
+        self._spools = tuple(spools)
         self._target: Labels = tuple(target.items())
 
     def size(self) -> tuple[int, int, int]:
         """How much there will be: series, samples, and about how many bytes of text."""
-        series = samples = size = 0
-        for family in self._families:
-            for labels, _, count in self._spool.series(family.source):
-                series += 1
-                samples += count
-                size += count * len(f"{self._name(family, labels)} 0.123 1700000000\n".encode())
-        return series, samples, size
+        found = [one for _, _, points in self._points() for one in points]
+        size = sum(one.samples * len(f"{one.text} 0.123 1700000000\n".encode()) for one in found)
+        return len(found), sum(one.samples for one in found), size
 
-    def write(self, window: Window, file: TextIO) -> int:
-        """Write one window and give the number of samples."""
-        stamps = [f"{self._grid.at(index)}\n" for index in range(window.first, window.after)]
-        written = 0
-        for family in self._families:
-            header = _header(family)
-            for labels, column, _ in self._spool.series(family.source):
-                name = self._name(family, labels)
-                for segment in window.segments(column):
-                    file.write(header)
-                    header = ""
-                    before = f"{name} {floatToGoString(segment.value)} "  # type: ignore[no-untyped-call]
-                    lines = stamps[segment.first - window.first : segment.after - window.first]
-                    file.write(before + before.join(lines))
-                    written += len(lines)
+    def written(self) -> frozenset[str]:
+        """The families that have at least one sample."""
+        return frozenset(family.name for family, _, _ in self._points())
+
+    def write(self, windows: Sequence[Window], file: TextIO) -> None:
+        """Write one window; `windows` has that of every spool."""
+        span = windows[0]
+        stamps = [f"{self._grid.at(index)}\n" for index in range(span.first, span.after)]
+        headed = None
+        for family, spool, points in self._points():
+            columns = [one.column for one in points]
+            for first, after, values in windows[spool].segments(columns):
+                if headed != family.name:
+                    file.write(_header(family))
+                    headed = family.name
+                shown = [
+                    f"{one.text} {floatToGoString(value)} "  # type: ignore[no-untyped-call]
+                    for one, value in zip(points, values, strict=True)
+                ]
+                lines = stamps[first - span.first : after - span.first]
+                if len(shown) == 1:
+                    file.write(shown[0] + shown[0].join(lines))
+                else:
+                    # The parts of one histogram at one moment stand together.
+                    file.writelines("".join(before + stamp for before in shown) for stamp in lines)
         file.write("# EOF\n")
-        return written
 
-    def _name(self, family: Family, labels: Labels) -> str:
-        pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in (*labels, *self._target))
-        return f"{family.name}{{{pairs}}}"
+    def _points(self) -> Iterator[tuple[Family, int, list[_Series]]]:
+        """By family, what is written together for one moment: a series, or all those of one histogram."""
+        for family in self._families:
+            suffixes = ("_bucket", "_count", "_sum") if family.type == "histogram" else ("",)
+            for index, spool in enumerate(self._spools):
+                points: dict[Labels, list[_Series]] = {}
+                for suffix in suffixes:
+                    for labels, column, samples in spool.series(family.source + suffix):
+                        text = self._name(family.name + suffix, labels)
+                        group = tuple(pair for pair in labels if pair[0] != "le")
+                        points.setdefault(group, []).append(_Series(text, column, samples))
+                for listed in points.values():
+                    yield family, index, listed
+
+    def _name(self, name: str, labels: Labels) -> str:
+        pairs = ",".join(f'{label}="{_escaped(value)}"' for label, value in (*labels, *self._target))
+        return f"{name}{{{pairs}}}"
 
 
 def _header(family: Family) -> str:
@@ -91,10 +121,3 @@ def _header(family: Family) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-
-
-def written_names(families: Iterable[Family], spool: Spool) -> Iterator[str]:
-    """The families that have at least one sample."""
-    for family in families:
-        if any(True for _ in spool.series(family.source)):
-            yield family.name

@@ -4,8 +4,9 @@ The log is read once, quickly, and let go; samples are written afterwards, which
 one record for each moment, whatever the number of rows: only the last state before a moment can be seen there.
 """
 
+import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,18 +17,9 @@ from exporter.errors import OutputError
 from exporter.snapshot import Labels
 
 Key = tuple[str, Labels]
-"""A series before its target's labels: metric name, and labels in the catalogue's order."""
+"""A series before its target's labels: the samples' name, and labels in the catalogue's order."""
 _RECORD: Final = struct.Struct("<qqd")
 _READ_BYTES: Final = _RECORD.size * 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A value that holds from moment `first` up to the one before `after`."""
-
-    first: int
-    after: int
-    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +31,17 @@ class Window:
     held: dict[int, float]
     changes: dict[int, list[tuple[int, float]]]
 
-    def segments(self, column: int) -> Iterator[Segment]:
-        """What a series shows; nothing before its first value."""
-        first, value = self.first, self.held.get(column)
-        for at, changed in self.changes.get(column, ()):
-            if value is not None and at > first:
-                yield Segment(first, at, value)
-            first, value = at, changed
-        if value is not None:
-            yield Segment(first, self.after, value)
+    def segments(self, columns: Sequence[int]) -> Iterator[tuple[int, int, tuple[float, ...]]]:
+        """What series that began together show: values, and the moments from which and before which they hold."""
+        changed = {column: dict(self.changes.get(column, ())) for column in columns}
+        begins = sorted({self.first, *(at for known in changed.values() for at in known)})
+        values = {column: self.held[column] for column in columns if column in self.held}
+        for begin, after in itertools.pairwise([*begins, self.after]):
+            for column in columns:
+                if begin in changed[column]:
+                    values[column] = changed[column][begin]
+            if len(values) == len(columns):
+                yield begin, after, tuple(values[column] for column in columns)
 
 
 class Spool:
@@ -86,11 +80,11 @@ class Spool:
         column = self._columns.get(key)
         self.put(key, (0.0 if column is None else self._values[column]) + amount)
 
-    def series(self, metric: str) -> Iterator[tuple[Labels, int, int]]:
-        """A metric's series: labels, column, and how many moments have a sample."""
-        for (name, labels), column in self._columns.items():
+    def series(self, name: str) -> Iterator[tuple[Labels, int, int]]:
+        """The series of a sample name: labels, column, and how many moments have a sample."""
+        for (known, labels), column in self._columns.items():
             samples = self._grid.count - self._begun[column]
-            if name == metric and samples > 0:
+            if known == name and samples > 0:
                 yield labels, column, samples
 
     def windows(self) -> Iterator[Window]:
