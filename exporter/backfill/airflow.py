@@ -161,9 +161,9 @@ class _Recorder:
                 for bound, inside in zip((*self._bounds, float("inf")), total.counts, strict=True):
                     so_far += inside
                     le: Labels = (*labels, ("le", floatToGoString(bound)))  # type: ignore[no-untyped-call]
-                    self._spool.put((f"{metric.name}_bucket", le), float(so_far))
-                self._spool.put((f"{metric.name}_count", labels), float(so_far))
-                self._spool.put((f"{metric.name}_sum", labels), total.sum)
+                    self._spool.put((f"{metric.name}_bucket", le), max(0.0, so_far))
+                self._spool.put((f"{metric.name}_count", labels), max(0.0, so_far))
+                self._spool.put((f"{metric.name}_sum", labels), max(0.0, total.sum))
 
 
 def _ends(source: AirflowSource, since: float, until: float) -> Iterator[_End]:
@@ -190,9 +190,9 @@ def _counted_back(total: Total, ends: list[_End], bounds: tuple[float, ...]) -> 
     held = Total(0, (0,) * (len(bounds) + 1), 0.0, None)
     for end in ends[skip:]:
         held = _plus(held, end, bounds)
-    padded = _padded(total, bounds)
-    counts = tuple(max(0, have - known) for have, known in zip(padded.counts, held.counts, strict=True))
-    return _Count(skip, Total(total.events - held.events, counts, max(0.0, total.sum - held.sum), None))
+    # A bucket can be below 0 here, when a run that was counted has another end by now: it is shown from 0 on.
+    counts = tuple(have - known for have, known in zip(_padded(total, bounds).counts, held.counts, strict=True))
+    return _Count(skip, Total(total.events - held.events, counts, total.sum - held.sum, None))
 
 
 def _plus(total: Total, end: _End, bounds: tuple[float, ...]) -> Total:

@@ -1,9 +1,12 @@
 """Runs a backfill for a test and reads its files back with Prometheus' own Python parser."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from exporter.backfill.command import backfill
 from exporter.backfill.request import Request
@@ -41,15 +44,37 @@ def run(
 
 
 def read(output: Path) -> History:
-    """All files, each parsed strictly."""
+    """All files, each parsed strictly.
+
+    Of a histogram with several moments Prometheus' parser keeps one series only (it takes the others for repeats), so
+    histograms are read line by line.
+    """
     found: History = {}
     for file in sorted(output.glob("*.om")):
-        for family in text_string_to_metric_families(file.read_text("utf-8")):
-            for sample in family.samples:
-                labels = tuple(
-                    (name, value) for name, value in sample.labels.items() if name not in ("job", "instance")
-                )
-                series = found.setdefault((sample.name, labels), {})
-                assert float(sample.timestamp) not in series
-                series[float(sample.timestamp)] = sample.value
+        text = file.read_text("utf-8")
+        assert text.endswith("\n# EOF\n")
+        for sample in [*_strictly(HISTOGRAM.sub("", text)), *_by_line("".join(HISTOGRAM.findall(text)))]:
+            labels = tuple((name, value) for name, value in sample.labels.items() if name not in ("job", "instance"))
+            series = found.setdefault((sample.name, labels), {})
+            at = float(sample.timestamp)
+            assert at not in series
+            assert not series or next(reversed(series)) < at
+            series[at] = sample.value
     return found
+
+
+HISTOGRAM = re.compile(r"^# HELP .*\n# TYPE .* histogram\n(?:[^#].*\n)*", re.MULTILINE)
+LINE = re.compile(r"(\w+)\{(.*)\} (\S+) (\d+)")
+
+
+def _strictly(text: str) -> Iterator[Sample]:
+    for family in text_string_to_metric_families(text):
+        yield from family.samples
+
+
+def _by_line(text: str) -> Iterator[Sample]:
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            parts = LINE.fullmatch(line)
+            assert parts, line
+            yield Sample(parts[1], dict(re.findall(r'(\w+)="([^"]*)"', parts[2])), float(parts[3]), float(parts[4]))
