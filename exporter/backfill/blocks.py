@@ -29,8 +29,8 @@ def find_promtool() -> str:
 def make_block(promtool: str, file: Path, blocks: Path) -> None:
     """Make the file's block in the folder `blocks`.
 
-    The flag that sets a block's length is hidden from promtool's help; without it, promtool makes blocks of 2 h and
-    reads the whole file again for each of them (seen in version 2.42).
+    Without the flag for the block's length, which promtool 2.42 has and does not list, it makes blocks of 2 h and reads
+    the whole file again for each of them.
 
     Raises:
         OutputError: promtool failed; with what it said last.

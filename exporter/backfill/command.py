@@ -191,7 +191,7 @@ def _say_what_next(request: Request, grid: Grid, now: float, samples: int, say: 
     if now - grid.last < HEAD_SECONDS:
         say(
             "warning: this ends less than 3 hours ago, which Prometheus may still be writing: importing it into a "
-            "server that has scraped since can lose its newest samples. --until 3h is safe."
+            "server that has scraped since is not safe. --until 3h is."
         )
 
 
