@@ -122,9 +122,10 @@ def _write(writer: Writer, spools: Sequence[Spool], grid: Grid, output: Path, pr
             window = held[0]
             progress.show(done, f"{shown(grid.at(window.first))[:10]}, file {done + 1} of {len(grid.windows())}")
             file = output / f"{shown(grid.at(window.first))[:19].replace(' ', 'T').replace(':', '')}.om"
-            _write_file(writer, held, file)
-            if promtool is not None:
+            any_sample = _write_file(writer, held, file)
+            if any_sample and promtool is not None:
                 make_block(promtool, file, blocks)
+            if promtool is not None or not any_sample:
                 file.unlink()
     except OSError as error:
         raise OutputError(f"{output} cannot be written: {error.strerror}") from error
@@ -132,9 +133,9 @@ def _write(writer: Writer, spools: Sequence[Spool], grid: Grid, output: Path, pr
         progress.clear()
 
 
-def _write_file(writer: Writer, windows: Sequence[Window], file: Path) -> None:
+def _write_file(writer: Writer, windows: Sequence[Window], file: Path) -> bool:
     with file.open("x", encoding="utf-8", newline="\n") as text:
-        writer.write(windows, text)
+        return writer.write(windows, text)
 
 
 @contextlib.contextmanager

@@ -71,8 +71,8 @@ class Writer:
         """The families that have at least one sample."""
         return frozenset(family.name for family, _, _ in self._points())
 
-    def write(self, windows: Sequence[Window], file: TextIO) -> None:
-        """Write one window; `windows` has that of every spool."""
+    def write(self, windows: Sequence[Window], file: TextIO) -> bool:
+        """Write one window, and say whether it has any sample; `windows` has that of every spool."""
         span = windows[0]
         stamps = [f"{self._grid.at(index)}\n" for index in range(span.first, span.after)]
         headed = None
@@ -93,6 +93,7 @@ class Writer:
                     # The parts of one histogram at one moment stand together.
                     file.writelines("".join(before + stamp for before in shown) for stamp in lines)
         file.write("# EOF\n")
+        return headed is not None
 
     def _points(self) -> Iterator[tuple[Family, int, list[_Series]]]:
         """By family, what is written together for one moment: a series, or all those of one histogram."""

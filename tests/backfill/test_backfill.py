@@ -207,6 +207,15 @@ def test_sample_data_is_made_and_read_as_by_the_other_commands(tmp_path: Path, m
     assert R2 in read(tmp_path / "out")
 
 
+def test_no_file_is_written_for_a_time_without_any_sample(tmp_path: Path):
+    """No counter, and a first row in the newest days only."""
+    log = Log(tmp_path / "audit.duckdb", {"timestamp": "TIMESTAMPTZ", "r2": "DOUBLE"})
+    log.add([{"at": NOW - 600, "r2": 0.5}])
+    run(log.path, tmp_path / "out", since="30d", step="5m")
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    assert len(read(tmp_path / "out")[R2]) == 3
+
+
 # -- what can go wrong -------------------------------------------------------------------------------------------------
 
 

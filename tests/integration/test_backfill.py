@@ -20,7 +20,9 @@ from tests.backfill.history import run as run_on_duckdb
 from tests.engines.bigquery import BigQueryEmulator
 from tests.engines.debian import program
 from tests.engines.process import ServerProcess, free_port, http_ready
+from tests.faults import FaultProxy
 from tests.integration import test_bigquery
+from tests.sources.airflow.fake import DAGS, PASSWORD, USERNAME, FakeAirflow
 from tests.sources.duckdb_log import CATALOG, DAY, Log, settings_for
 from tests.sources.test_audit_properties import COLUMNS
 
@@ -117,6 +119,26 @@ def test_the_command_that_the_text_names_makes_blocks_of_its_files(log: Log, tmp
     prometheus = Prometheus(tmp_path / "prometheus", tmp_path / "blocks")
     with prometheus.server:
         assert prometheus.value("count_over_time(bike_model_r2_champion_current[20d])", NOW) == 10 * 24 * 12 + 1
+
+
+def test_prometheus_reads_the_runs_of_airflow(log: Log, tmp_path: Path):
+    program("promtool")
+    now = NOW.timestamp()
+    fake = FakeAirflow(now=now)
+    for number in range(8):
+        end = now - number * 10_000 - 1
+        fake.run(DAGS[0], f"f{number}", start=end - 100, end=end)
+    with FaultProxy(script=fake) as proxy:
+        env = {"AIRFLOW_BASE_URL": proxy.url, "AIRFLOW_USERNAME": USERNAME, "AIRFLOW_PASSWORD": PASSWORD}
+        run_on_duckdb(log.path, tmp_path / "out", now=now, since="2d", step="5m", promtool=True, env=env)
+    prometheus = Prometheus(tmp_path / "prometheus", tmp_path / "out" / "blocks")
+    with prometheus.server:
+        one = f'{{dag_id="{DAGS[0]}",state="success"}}'
+        assert prometheus.value(f"airflow_dag_runs_total{one}", NOW) == 8
+        assert prometheus.value(f"airflow_dag_runs_total{one}", NOW - timedelta(seconds=35_000)) == 4
+        assert prometheus.value(f"airflow_dag_run_duration_seconds_sum{one}", NOW) == 800
+        assert prometheus.value(f"histogram_quantile(1, airflow_dag_run_duration_seconds_bucket{one})", NOW) == 120
+        assert prometheus.value("airflow_dag_last_success_timestamp_seconds", NOW) == now - 1
 
 
 def test_bigquery_has_the_same_history_as_duckdb(bigquery_emulator: BigQueryEmulator, tmp_path: Path):
