@@ -1,4 +1,4 @@
-"""The command line: python -m exporter serve | once | check | init-audit.
+"""The command line: python -m exporter serve | once | check | init-audit | backfill.
 
 Exit codes: 0 done; 1 something asked for did not work (a source is down, a check failed); 2 settings, catalogue or
 arguments cannot be used.
@@ -7,13 +7,15 @@ arguments cannot be used.
 import argparse
 import logging
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from exporter import __version__
 from exporter.catalog import Catalog, load_catalog
-from exporter.errors import ConfigError, SourceError
+from exporter.errors import ConfigError, OutputError, SourceError
 from exporter.logs import configure_logging
 from exporter.settings import VARIABLES, Settings, secrets_of
 
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         return 2
-    except SourceError as error:
+    except (SourceError, OutputError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
@@ -78,7 +80,25 @@ def _parser() -> argparse.ArgumentParser:
         "--location", default=None, help="region of a BigQuery dataset that has to be created, such as EU (default: US)"
     )
     init.set_defaults(run=_init_audit)
+    _add_backfill(commands)
     return parser
+
+
+def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from exporter.backfill import request
+
+    parser = commands.add_parser(
+        "backfill", help="write the audit log's history as OpenMetrics with timestamps, or as blocks for Prometheus"
+    )
+    add = parser.add_argument
+    add("--since", required=True, help="where to begin: 180d (before now), or 2026-03-01, or 2026-03-01T06:00:00Z")
+    add("--until", default=request.DEFAULT_UNTIL, help="where to end, in the same form or `now` (default: %(default)s)")
+    add("--output", required=True, type=Path, metavar="DIR", help="an empty folder, or one to be made")
+    add("--step", default=request.DEFAULT_STEP, help="time between two samples, at most 5m (default: %(default)s)")
+    add("--job", default=request.DEFAULT_JOB, help="the series' job label (default: %(default)s)")
+    add("--instance", default=request.DEFAULT_INSTANCE, help="the series' instance label (default: %(default)s)")
+    add("--promtool", action="store_true", help="make blocks with promtool, and keep no text")
+    parser.set_defaults(run=_backfill)
 
 
 def _variables() -> str:
@@ -133,6 +153,21 @@ def _init_audit(options: argparse.Namespace, settings: Settings, catalog: Catalo
 
         report = init_duckdb(settings, catalog)
     print(report)
+    return 0
+
+
+def _backfill(options: argparse.Namespace, settings: Settings, catalog: Catalog) -> int:
+    from exporter.backfill.command import backfill
+    from exporter.backfill.request import Request
+
+    # So that SIGTERM, like Ctrl-C, ends it by an exception: what was begun is removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    names = ("since", "output", "until", "step", "job", "instance", "promtool")
+    try:
+        backfill(Request(**{name: getattr(options, name) for name in names}), settings, catalog, print)
+    except KeyboardInterrupt:
+        print("stopped: nothing was left behind", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -2,6 +2,7 @@
 
     ExporterError
     ├── ConfigError          settings or catalogue: every problem at once, in `problems`
+    ├── OutputError          what a command was asked to write could not be written
     ├── StateError           the state directory cannot be used; the exporter goes on without it
     └── SourceError          one refresh of one source failed; `reason` is a value of FAILURE_REASONS
         ├── SourceUnavailable    it could not be asked, or refused to answer
@@ -41,6 +42,10 @@ class ConfigError(ExporterError):
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems: tuple[str, ...] = tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class OutputError(ExporterError):
+    """What a command was asked to write could not be written."""
 
 
 class StateError(ExporterError):

@@ -5,6 +5,7 @@ timestamp and then reduced to the newest value of every column (`MAX_BY`), so th
 same answer every time: the larger value wins, as TRUE does for a flag.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -73,6 +74,14 @@ class AuditQuery:
     counts: tuple[CountOutput, ...]
     gaps: tuple[Gap, ...]
     missing_columns: tuple[str, ...]
+    history_sql: str = ""
+
+    def history(self, until: float) -> "AuditQuery":
+        """The same stages as a list instead of one row: what every moment up to `until` (Unix seconds) adds, oldest
+        first. Columns: `at` in microseconds, `n` rows, `x<index>` for gauges, `c<index>` for counts."""
+        until_us = int(until * 1_000_000)
+        parameters = (p if p.name != "horizon" else dataclasses.replace(p, value=until_us) for p in self.parameters)
+        return dataclasses.replace(self, sql=self.history_sql, parameters=tuple(parameters))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +193,14 @@ class _QueryBuilder:
         )
         where = f"\n  WHERE {' AND '.join(conditions)}" if conditions else ""
         log = [f"{moment} AS `at`", *(f"{expression} AS {alias}" for expression, alias in self.log.items())]
-        sql = (
+        moments = (
             f"WITH log AS (\n  SELECT\n    {_lines(log, 4)}\n  FROM {table}{where}\n), moments AS (\n"
             f"  SELECT\n    `at`,\n    {_lines(self.moments, 4)}\n  FROM log\n  GROUP BY `at`\n)\n"
-            f"SELECT\n  {_lines(self.answer, 2)}\nFROM moments"
         )
+        sql = f"{moments}SELECT\n  {_lines(self.answer, 2)}\nFROM moments"
+        history_sql = f"{moments}SELECT *\nFROM moments\nWHERE `at` <= @horizon\nORDER BY `at`"
         absent = tuple(name for name in self.catalog.audit_columns() if name.lower() not in self.columns)
-        return AuditQuery(sql, tuple(self.parameters), gauges, tuple(counts), tuple(gaps), absent)
+        return AuditQuery(sql, tuple(self.parameters), gauges, tuple(counts), tuple(gaps), absent, history_sql)
 
     def in_log(self, expression: str) -> str:
         """The alias of an expression over a row; the same expression is written once."""

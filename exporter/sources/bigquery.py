@@ -17,7 +17,7 @@ import threading
 import time
 import typing
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import Any, Final
@@ -57,6 +57,8 @@ OUTCOMES: Final = ("executed", "cached", "skipped")
 RETRY_SECONDS: Final = 8.0
 """How long Google's client may repeat one call (its default is 600 s); the overall deadline holds above it."""
 CANCEL_SECONDS: Final = 2.0
+PAGE_ROWS: Final = 10_000
+"""Rows of one page of a history: bounds memory, and stays far below the longest answer that is accepted."""
 LABELS: Final = {"app": "mlops-exporter", "purpose": "audit-log"}
 """Labels of every query job, by which its cost can be found in the billing export and INFORMATION_SCHEMA.JOBS."""
 ALWAYS_QUERIED: Final = frozenset({"VIEW", "MATERIALIZED_VIEW", "EXTERNAL"})
@@ -140,6 +142,21 @@ class BigQueryAudit:
                 },
                 valid_until=recompute_at(answer),
             )
+
+    @contextlib.contextmanager
+    def history(self, until: float) -> Iterator[tuple[AuditQuery, Iterator[Mapping[str, Any]]]]:
+        """The query of `AuditQuery.history`, which is billed, and its rows, page by page, under one deadline.
+
+        Raises:
+            SourceError: as `read`.
+        """
+        with self._errors(), self._adapter.deadline(self.timeout_seconds):
+            client = self._connected()
+            table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
+            query = self._query_for(table, until).history(until)
+            with self._running(client, query, table.location) as (rows, job):
+                self._count("cached" if job.cache_hit else "executed", int(job.total_bytes_billed or 0))
+                yield query, (dict(row.items()) for row in rows)
 
     def plan(self) -> Plan:
         """Validate everything a refresh needs and ask what the query would cost, without running it.
@@ -256,6 +273,17 @@ class BigQueryAudit:
     def _run(
         self, client: bigquery.Client, query: AuditQuery, location: str | None
     ) -> tuple[Mapping[str, Any], bigquery.QueryJob]:
+        with self._running(client, query, location) as (found, job):
+            rows = list(found)
+        if len(rows) != 1:
+            raise BadData(f"The audit query returned {len(rows)} rows instead of one.")
+        return dict(rows[0].items()), job
+
+    @contextlib.contextmanager
+    def _running(
+        self, client: bigquery.Client, query: AuditQuery, location: str | None
+    ) -> Iterator[tuple[Iterable[Any], bigquery.QueryJob]]:
+        """A query job's rows, to be read inside; a job that was not read to its end is cancelled."""
         # The id is ours, so that a job whose insertion was never answered can still be found and cancelled.
         job_id = f"mlops-exporter-{uuid.uuid4()}"
         finished = False
@@ -273,7 +301,8 @@ class BigQueryAudit:
             except api.Conflict:  # the first attempt got through after all, only its answer did not
                 found = client.get_job(job_id, location=location, retry=self.retry(), timeout=self._adapter.remaining())
                 job = typing.cast(bigquery.QueryJob, found)
-            rows = list(job.result(retry=self.retry(), job_retry=None, timeout=self._adapter.remaining()))
+            left = self._adapter.remaining()
+            yield job.result(page_size=PAGE_ROWS, retry=self.retry(), job_retry=None, timeout=left), job
             finished = True
         except (api.ClientError, BadData):
             finished = True  # BigQuery refused it or it ended: there is nothing to cancel
@@ -281,9 +310,6 @@ class BigQueryAudit:
         finally:
             if not finished:
                 self._cancel(client, job_id, location)
-        if len(rows) != 1:
-            raise BadData(f"The audit query returned {len(rows)} rows instead of one.")
-        return dict(rows[0].items()), job
 
     def _cancel(self, client: bigquery.Client, job_id: str, location: str | None) -> None:
         """Ask BigQuery to stop a job that nobody waits for any more. Best effort: jobTimeoutMs ends it too."""

@@ -48,6 +48,7 @@ CONFIG: Final[Mapping[str, str]] = {
 }
 """A small guest: two threads, bounded memory, and nothing fetched from the network."""
 LOCK_WAIT_SECONDS: Final = 0.1
+ROWS_AT_ONCE: Final = 1000
 INTERRUPT_AGAIN_SECONDS: Final = 0.05
 
 _INTEGERS: Final = frozenset(
@@ -113,10 +114,7 @@ class DuckDBAudit:
     def read(self, previous: Reading | None) -> Reading:
         """Look at the files, and query them if they changed. See `Source.read`."""
         with self._deadline(), errors(self._location, self._stop, self.timeout_seconds):
-            if self._settings.wants_sample_data and self._location.kind == "duckdb":
-                from exporter.sources.duckdb_init import create_sample
-
-                create_sample(Path(self._location.path), self.schema, self.table, self._clock())
+            self._make_sample()
             files = self._files()
             token = _token(files)
             now = self._clock()
@@ -131,14 +129,7 @@ class DuckDBAudit:
                 assert previous is not None  # noqa: S101 -- still_good says so
                 return dataclasses.replace(previous, read_at=now)
             with self._opened(files) as connection:
-                columns, sample = self._columns(connection)
-                query = build_query(
-                    self._catalog,
-                    columns,
-                    table=f"`{self.schema}.{self.table}`",
-                    env=self._settings.audit_env,
-                    now=now,
-                )
+                query, sample = self._query_for(connection, now)
                 row = _run(connection, query)
             answer = read_row(query, row)
             notes = answer.notes
@@ -165,6 +156,19 @@ class DuckDBAudit:
                 },
                 valid_until=recompute_at(answer),
             )
+
+    @contextlib.contextmanager
+    def history(self, until: float) -> Iterator[tuple[AuditQuery, Iterator[Mapping[str, Any]]]]:
+        """The query of `AuditQuery.history` and its rows, a few at a time. All inside shares the deadline.
+
+        Raises:
+            SourceError: as `read`.
+        """
+        with self._deadline(), errors(self._location, self._stop, self.timeout_seconds):
+            self._make_sample()
+            with self._opened(self._files()) as connection:
+                query = self._query_for(connection, until)[0].history(until)
+                yield query, _rows(connection, query)
 
     def want(self, metrics: frozenset[str]) -> None:
         """Nothing to choose: one query answers for every metric."""
@@ -210,6 +214,18 @@ class DuckDBAudit:
             ended.set()
             self._wake.set()
             watchdog.join()
+
+    def _make_sample(self) -> None:
+        if self._settings.wants_sample_data and self._location.kind == "duckdb":
+            from exporter.sources.duckdb_init import create_sample
+
+            create_sample(Path(self._location.path), self.schema, self.table, self._clock())
+
+    def _query_for(self, connection: duckdb.DuckDBPyConnection, now: float) -> tuple[AuditQuery, bool]:
+        """The query, and whether the table holds the sample history."""
+        columns, sample = self._columns(connection)
+        table = f"`{self.schema}.{self.table}`"
+        return build_query(self._catalog, columns, table=table, env=self._settings.audit_env, now=now), sample
 
     def _files(self) -> list[Path]:
         """The files that make up the log.
@@ -387,14 +403,20 @@ def _json_rows(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> str:
 
 
 def _run(connection: duckdb.DuckDBPyConnection, query: AuditQuery) -> Mapping[str, Any]:
+    rows = list(_rows(connection, query))
+    if len(rows) != 1:
+        raise BadData(f"The audit query returned {len(rows)} rows instead of one.")
+    return rows[0]
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: AuditQuery) -> Iterator[Mapping[str, Any]]:
     (sql,) = sqlglot.transpile(query.sql, read="bigquery", write="duckdb")
     values = {p.name: p.value for p in query.parameters if f"${p.name}" in sql}
     cursor = connection.execute(sql, values)
     names = [column[0] for column in cursor.description or ()]
-    rows = cursor.fetchall()
-    if len(rows) != 1:
-        raise BadData(f"The audit query returned {len(rows)} rows instead of one.")
-    return dict(zip(names, rows[0], strict=True))
+    while rows := cursor.fetchmany(ROWS_AT_ONCE):
+        for row in rows:
+            yield dict(zip(names, row, strict=True))
 
 
 def identifier(name: str) -> str:

@@ -210,6 +210,27 @@ class AirflowSource:
                 requests=2,
             )
 
+    def counted(self) -> tuple[tuple[str, ...], Known, float]:
+        """The watched DAGs that Airflow has, all that was counted of them, and Airflow's time. For `backfill`.
+
+        Raises:
+            SourceError: Airflow could not be asked.
+            StateError: the ledger cannot be used.
+        """
+        with self._client.deadline(self.timeout_seconds):
+            self._find_dags()
+            dags = tuple(dag for dag in self._watched if dag not in self._missing)
+            return dags, self._totals.load(), self._client.now()
+
+    def ended_runs(self, since: float, until: float | None) -> tuple[DagRun, ...]:
+        """The watched DAGs' runs that ended in this time (Unix seconds, both included), under a deadline of their own.
+
+        Raises:
+            SourceError: Airflow could not be asked.
+        """
+        with self._client.deadline(self.timeout_seconds):
+            return self._client.all_ended_runs(self._watched, since, until) if self._watched else ()
+
     # -- asking ----------------------------------------------------------------------------------------------------
 
     def _find_dags(self) -> None:

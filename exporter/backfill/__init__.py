@@ -1,0 +1,1 @@
+"""The command `backfill`: see `command`. Nothing is imported here, since the command line reads the defaults."""

@@ -1,0 +1,120 @@
+"""The audit log's history: the live query's stages, moment by moment, folded into values and counts."""
+
+import contextlib
+import math
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from exporter.backfill.grid import Grid
+from exporter.backfill.openmetrics import LAST_RECORD
+from exporter.backfill.spool import Spool
+from exporter.catalog import Catalog
+from exporter.errors import StateError
+from exporter.ledger import FILE_NAME, SCHEMA_VERSION, Ledger
+from exporter.settings import Settings
+from exporter.snapshot import CounterKey, Gap
+from exporter.sources.audit import SOURCE_NAME, AuditQuery, audit_identity
+
+
+class AuditLog(Protocol):
+    """What both engines offer: their source with a history."""
+
+    def history(self, until: float) -> AbstractContextManager[tuple[AuditQuery, Iterator[Mapping[str, Any]]]]:
+        """The query of `AuditQuery.history` and its rows, oldest first."""
+        ...
+
+    def close(self) -> None:
+        """Give connections back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHistory:
+    """What was read: rows in all and rows from the first moment on, and the metrics that the table cannot give."""
+
+    rows: int
+    rows_since: int
+    gaps: tuple[Gap, ...]
+
+
+def audit_log(settings: Settings, catalog: Catalog) -> AuditLog:
+    """The audit log that these settings name."""
+    if settings.uses_bigquery:
+        from exporter.sources.bigquery import BigQueryAudit
+
+        return BigQueryAudit(settings, catalog)
+    from exporter.sources.duckdb import DuckDBAudit
+
+    return DuckDBAudit(settings, catalog)
+
+
+def record(log: AuditLog, spool: Spool, grid: Grid, offsets: Mapping[CounterKey, float]) -> AuditHistory:
+    """Read the log up to the grid's last moment into the spool.
+
+    A gauge takes its column's newest value; a counter counts from the log's first row, plus its `offsets`, which is
+    what the live exporter counted and the log no longer holds.
+
+    Raises:
+        SourceError: the log could not be read.
+        OutputError: the spool could not be written.
+    """
+    total = since = 0
+    valued: set[str] = set()
+    with log.history(grid.last) as (query, rows):
+        counts = [
+            (f"c{index}", (count.metric, ((count.label, value),)))
+            for count in query.counts
+            for value, index in count.indexes
+        ]
+        for _, key in counts:
+            spool.add(key, offsets.get(key, 0.0))
+        for row in rows:
+            at = int(row["at"])
+            spool.at(at)
+            total += int(row["n"])
+            since += int(row["n"]) if at >= grid.start * 1_000_000 else 0
+            spool.put((LAST_RECORD, ()), at / 1_000_000)
+            for gauge in query.gauges:
+                value = row[f"x{gauge.index}"]
+                if value is not None and math.isfinite(value):
+                    for metric in gauge.metrics:
+                        spool.put((metric, ()), float(value))
+                        valued.add(metric)
+            for column, key in counts:
+                if row[column]:
+                    spool.add(key, float(row[column]))
+    empty = [
+        Gap(m, f"column {g.column} holds no value yet") for g in query.gauges for m in g.metrics if m not in valued
+    ]
+    return AuditHistory(total, since, (*query.gaps, *empty))
+
+
+def live_state(settings: Settings) -> Ledger:
+    """A copy of the live exporter's state in memory; an empty one where there is none. The file is not touched.
+
+    Raises:
+        StateError: there is a file, and it cannot be read.
+    """
+    path = None if settings.state_dir is None else settings.state_dir / FILE_NAME
+    if path is None or not path.exists():
+        return Ledger.open(None)
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=2)) as state:
+            state.backup(copy)
+        if (version := copy.execute("PRAGMA user_version").fetchone()[0]) != SCHEMA_VERSION:
+            raise StateError(f"it has schema {version}, this version reads {SCHEMA_VERSION}")
+    except (sqlite3.Error, OSError) as error:
+        copy.close()
+        raise StateError(str(error)) from error
+    return Ledger(copy, None)
+
+
+def live_offsets(state: Ledger, settings: Settings, catalog: Catalog) -> Mapping[CounterKey, float]:
+    """What the live exporter adds to its counts, because rows that it once counted have left the log."""
+    reading = state.load_reading(SOURCE_NAME, audit_identity(settings, catalog))
+    carries = reading.carries if reading is not None else {}
+    return {key: carry.offset for key, carry in carries.items() if carry.offset}
