@@ -54,7 +54,9 @@ def run(name: str, *, quick: bool) -> tuple[report.Section, bool]:
         traceback.print_exc()
         ok = False
         section = report.Section(name, module.TITLE, report.paragraphs(module.__doc__))
-        section.notes.append(f"**Not measured**: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        section.notes.append(
+            f"**Not measured**: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        )
         section.targets.append(report.Target(module.TITLE, "", type(error).__name__, None))
     section.seconds = time.monotonic() - began
     print(f"{name}: {section.seconds:.0f} s", file=sys.stderr, flush=True)

@@ -166,9 +166,7 @@ def run(*, quick: bool) -> Section:
     return section
 
 
-def _settle(
-    source: AirflowSource, reading: Reading, proxy: FaultProxy, clock: "_Clock", server: Airflow
-) -> Reading:
+def _settle(source: AirflowSource, reading: Reading, proxy: FaultProxy, clock: "_Clock", server: Airflow) -> Reading:
     """Refresh until nothing is left over of the runs so far: XComs are read a bounded number at a time."""
     quiet = 0
     for _ in range(SETTLE_WITHIN):
@@ -199,9 +197,7 @@ def _exporter(server: Airflow, clock: _Clock) -> Iterator[tuple[AirflowSource, F
         ledger = Ledger.open(Path(folder))
         # All DAGs by name where there are more than the catalogue's: that many have to be followed.
         env = {"AIRFLOW_DAG_IDS": ",".join(server.dags), "AIRFLOW_API": server.api, "AIRFLOW_LOOKBACK_DAYS": "365"}
-        source = AirflowSource(
-            settings(proxy.url, **env), load_catalog(), ledger, wall=clock, jitter=lambda: -0.5
-        )
+        source = AirflowSource(settings(proxy.url, **env), load_catalog(), ledger, wall=clock, jitter=lambda: -0.5)
         try:
             yield source, proxy
         finally:
