@@ -78,12 +78,19 @@ def run(*, quick: bool) -> Section:
     ]
     section.tables.append(Table(("", "exporter", "query-exporter"), rows))
     section.notes += [
-        "What says it: `mlops_exporter_source_up 0`; in query-exporter a rising `queries_total` with another status than "
-        "success, which is a sign as well, but none that a value carries or loses.",
+        "What says it: `mlops_exporter_source_up 0`; in query-exporter a rising `queries_total` with another status "
+        "than success, which is a sign as well, but none that a value carries or loses.",
         f"Times depend on the interval of {INTERVAL:g} s: a failure is noticed by the next refresh, a hang after the "
         f"source's own timeout ({TIMEOUT:g} s). With the default of 60 s they are as much longer.",
         f"Series are dropped {STALE_AFTER:g} s after the last good reading (`EXPORTER_STALE_AFTER_SECONDS`).",
     ]
+    section.headlines.append(
+        (
+            f"A source that is cut off, at an interval of {INTERVAL:g} s: old values dropped after",
+            ours.show("dropped"),
+            f"{theirs.show('dropped')} (query-exporter)",
+        )
+    )
     down, hung = max(ours.spread("down").values), max(ours.spread("hung").values)
     limit = INTERVAL * 1.1 + 0.5
     section.targets += [
@@ -93,8 +100,8 @@ def run(*, quick: bool) -> Section:
                ours.show("dropped"), max(ours.spread("dropped").values) <= STALE_AFTER + 1.0),
         Target("Failure: hung source to `source_up 0`", "one interval and the timeout", ours.show("hung"),
                hung <= limit + TIMEOUT + 0.5),
-        Target("Failure: the other source meanwhile", "100 % of its refreshes (0.95 allows for the polling)", ours.show("other", ""),
-               min(ours.spread("other").values) >= 0.95),
+        Target("Failure: the other source meanwhile", "all of its refreshes (0.95, for the polling)",
+               ours.show("other", ""), min(ours.spread("other").values) >= 0.95),
     ]  # fmt: skip
     return section
 
@@ -191,7 +198,7 @@ def _peer_round(folder: Path, timings: Timings, seconds: float) -> None:
 
 
 def _share(url: str, count: Callable[[Exposed], float], refreshes: int) -> float:
-    """How many of the refreshes that were due a source had: the interval over the time that some of them really took."""
+    """How many of the refreshes that were due a source had: the interval over the time between two of them."""
     start = count(ask(url))
     wait(url, lambda seen: count(seen) > start)
     first, began = count(ask(url)), time.monotonic()

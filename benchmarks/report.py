@@ -89,6 +89,7 @@ class Section:
 
     Attributes:
         how: what is measured and how, in a paragraph.
+        headlines: what README says of it: the question, the exporter's answer, and that of the others.
         notes: what a reader must know to read the numbers right.
         packages: versions of what was compared and is not among the exporter's own packages.
     """
@@ -98,6 +99,7 @@ class Section:
     how: str
     tables: list[Table] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
+    headlines: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     packages: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -124,6 +126,12 @@ def targets_table(sections: Iterable[Section]) -> str:
     return Table(("what", "target", "measured", ""), rows).markdown()
 
 
+def summary_table(sections: Iterable[Section]) -> str:
+    """The few numbers that README quotes."""
+    rows = [headline for section in sections for headline in section.headlines]
+    return Table(("", "exporter", "otherwise"), rows).markdown()
+
+
 def document(sections: Sequence[Section], *, quick: bool) -> str:
     """The whole of results.md."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -134,16 +142,17 @@ def document(sections: Sequence[Section], *, quick: bool) -> str:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     head = [
         "# Measured\n",
-        "Written by `make bench`; do not edit. A number is the median of the rounds, with the lowest and the highest in "
-        "brackets; ratios are made round by round. docs/benchmarks.md says how to read them.\n",
-        f"- Machine: {os.cpu_count()} CPUs ({platform.machine()}), {_memory_gib():.0f} GiB, {platform.system()}; the load "
-        "generator ran on the same CPUs.",
+        "Written by `make bench`; do not edit. A number is the median of the rounds, with the lowest and the highest "
+        "in brackets; ratios are made round by round. docs/benchmarks.md says how to read them.\n",
+        f"- Machine: {os.cpu_count()} CPUs ({platform.machine()}), {_memory_gib():.0f} GiB, {platform.system()}; the "
+        "load generator ran on the same CPUs.",
         f"- Python {platform.python_version()}; {listed}.",
         f"- {today}; {minutes:.0f} minutes in all.",
     ]
     if quick:
         head.append("- **Quick mode: few rounds and small sizes. These are not the numbers to quote.**")
-    parts = ["\n".join(head) + "\n", "## Targets\n", region("targets", targets_table(sections))]
+    parts = ["\n".join(head) + "\n", "## In short\n", region("summary", summary_table(sections))]
+    parts += ["## Targets\n", region("targets", targets_table(sections))]
     return "\n".join([*parts, *(section.markdown() for section in sections)]).rstrip("\n") + "\n"
 
 

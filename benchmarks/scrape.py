@@ -4,8 +4,8 @@ Four servers give the same number of series, one after the other in every round:
 refreshes without a pause, every value new each time), the same gunicorn with the same worker class and threads
 returning the exporter's bytes from memory (the limit), a plain Flask view that calls `generate_latest` on global
 gauges, and query-exporter over a SQLite table with as many values. Requests per second are taken on four kept-alive
-connections, latencies on one, which is what a Prometheus has, all by wrk with Prometheus's own headers. Flask's view and
-query-exporter compress nothing, whatever is asked for.
+connections, latencies on one, which is what a Prometheus has, all by wrk with Prometheus's own headers. Flask's view
+and query-exporter compress nothing, whatever is asked for.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from typing import Final
 
 from benchmarks import peers
 from benchmarks.load import Load, load, once, require
+from benchmarks.processes import cpu_seconds, tree
 from benchmarks.report import Section, Spread, Table, Target, number, paragraphs, ratio
 from benchmarks.servers import BenchServer
 
@@ -61,23 +62,30 @@ def run(*, quick: bool) -> Section:
     found: dict[Key, Measured] = {}
     for name, series in sizes.items():
         with tempfile.TemporaryDirectory() as folder:
-            _measure_size(Path(folder), name, series, found, rounds, seconds)
+            _measure_size(Path(folder), name, series, found, rounds=rounds, seconds=seconds)
     section.tables += [_rates(found, sizes), _latencies(found, sizes)]
     section.targets += list(_targets(found, sizes))
+    for name in sizes:
+        rates = {server: found[name, False, server].rate.show() for server in (IDLE, LIMIT, FLASK, PEER)}
+        others = (
+            f"{rates[FLASK]} (`generate_latest` in Flask), {rates[PEER]} (query-exporter), {rates[LIMIT]} (the limit)"
+        )
+        section.headlines.append((f"Scrapes per second, {name} series, plain", rates[IDLE], others))
     section.notes.append(
-        "Scrapes of the other designs are the more expensive, the more series there are, since they render anew for each; "
+        "Scrapes of the other designs cost the more, the more series there are, since they render anew for each; "
         "the exporter renders once a refresh."
     )
     return section
 
 
 def _measure_size(
-    folder: Path, name: str, series: int, found: dict[Key, Measured], rounds: int, seconds: float
+    folder: Path, name: str, series: int, found: dict[Key, Measured], *, rounds: int, seconds: float
 ) -> None:
     busy = folder / "busy"
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(BenchServer("exporter", folder, "--series", str(series), "--busy", str(busy)))
         many = _wait_for_series(ours.url, series)
+        _settle(ours)
         for compressed in (False, True):
             (folder / f"body{int(compressed)}").write_bytes(once(ours.url, gzip=compressed)[0])
         bodies = ("--plain", str(folder / "body0"), "--gzip", str(folder / "body1"))
@@ -91,14 +99,14 @@ def _measure_size(
         for _ in range(rounds):
             for (size, compressed, server), measured in found.items():
                 if size == name:
-                    with _refreshing(busy) if server == BUSY else contextlib.nullcontext():
+                    with _refreshing(busy, ours) if server == BUSY else contextlib.nullcontext():
                         many_load = load(urls[server], seconds=seconds, connections=CONNECTIONS, gzip=compressed)
                         one_load = load(urls[server], seconds=seconds, connections=1, gzip=compressed)
                     measured.add(many_load, one_load)
 
 
 def _wait_for_series(url: str, series: int) -> int:
-    """Wait for the end of the first refresh; gives how many series there are: those asked for, or all that there are."""
+    """Wait for the end of the first refresh; gives how many series there are."""
     end = time.monotonic() + 120
     while True:
         lines = [line for line in once(url, gzip=False)[0].splitlines() if not line.startswith(b"#")]
@@ -110,15 +118,30 @@ def _wait_for_series(url: str, series: int) -> int:
 
 
 @contextlib.contextmanager
-def _refreshing(busy: Path) -> Iterator[None]:
+def _refreshing(busy: Path, server: BenchServer) -> Iterator[None]:
+    """Have the exporter refresh without a pause; afterwards wait until the refresh under way has ended."""
     busy.touch()
     try:
         time.sleep(0.3)
         yield
     finally:
         busy.unlink()
-        # The refresh under way ends before the next server is measured.
-        time.sleep(1.5)
+        _settle(server)
+
+
+def _settle(server: BenchServer) -> None:
+    """Wait until a server does nothing."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end and server.pid is not None:
+        before = _cpu(server.pid)
+        time.sleep(0.5)
+        if _cpu(server.pid) - before <= 0.03:
+            return
+    raise RuntimeError("the server does not come to rest")
+
+
+def _cpu(root: int) -> float:
+    return sum(cpu_seconds(pid) for pid in tree(root))
 
 
 @contextlib.contextmanager

@@ -24,9 +24,10 @@ from exporter.app import create_app
 from exporter.catalog import Catalog, load_catalog
 from exporter.ledger import Ledger
 from exporter.refresh import Refresher
-from exporter.server import gunicorn_options
+from exporter.server import after_worker_start, before_worker_exit, gunicorn_options
 from exporter.settings import Settings
 from exporter.snapshot import Observation, Reading, Sample
+from exporter.sources.duckdb import DuckDBAudit
 from tests.engines.process import ServerProcess, free_port, http_ready
 
 FAMILIES: Final = ("airflow_dag_run_active_seconds", "airflow_dag_last_success_timestamp_seconds")
@@ -131,8 +132,6 @@ def exporter_app(series: int, busy: Path) -> Flask:
     if series:
         source: Any = ManySeries(catalog, series, busy)
     else:
-        from exporter.sources.duckdb import DuckDBAudit
-
         source = _Always(DuckDBAudit(Settings.from_env({}), catalog), busy)
     refresher = Refresher(catalog, [source], Ledger.open(None), interval=0.001, stale_after=1e9)
     return create_app(refresher, catalog)
@@ -210,8 +209,6 @@ def main() -> None:
     hooks: dict[str, Any] = {}
     make: Callable[[], Any]
     if options.kind == "exporter":
-        from exporter.server import after_worker_start, before_worker_exit
-
         hooks = {"post_worker_init": after_worker_start, "worker_exit": before_worker_exit}
         make = lambda: exporter_app(options.series, options.busy)  # noqa: E731 -- one of three
     elif options.kind == "static":
