@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format docs engines pin clean
+.PHONY: help run test lint format docs engines bench pin clean
 
 help: ## Show this list
 	@echo "usage: make TARGET"; echo
@@ -35,6 +35,11 @@ docs: $(VENV)/.run ## Write docs/metrics.md and docs/configuration.md anew from 
 
 engines: $(VENV)/.dev ## Install the real engines that tests use (BigQuery emulator, Airflow 2 and 3), in folders of their own
 	$(BIN)/python -m tests.engines.install bigquery airflow2 airflow3
+
+bench: $(VENV)/.dev ## Measure everything (about 25 minutes, on a quiet machine; needs wrk) and write benchmarks/results.md
+	@command -v wrk >/dev/null || { echo "error: wrk, the load generator, is not installed: apt install wrk"; exit 1; }
+	$(BIN)/python -m tests.engines.install query-exporter bigquery
+	$(BIN)/python -m benchmarks
 
 pin: ## Pin requirements.txt and requirements-dev.txt anew from the .in files
 	$(call need_python)

@@ -36,6 +36,10 @@ KEEP_ALIVE_SECONDS: Final = 65
 GRACE_SECONDS: Final = 1
 """How long requests under way may take to end when the process is told to stop."""
 
+SWITCH_SECONDS: Final = 0.0002
+"""How long a thread that computes keeps a waiting one from the interpreter. A scrape needs it several times, and at
+Python's 5 ms each it would wait for most of them while a large exposition is rendered."""
+
 
 class GunicornLogger(Logger):
     """gunicorn's messages through the exporter's logging: one format, secrets blotted out."""
@@ -92,6 +96,7 @@ def before_start(server: Any) -> None:
 
 def after_worker_start(worker: Any) -> None:
     """gunicorn's `post_worker_init`: the worker can serve; begin refreshing."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     worker.wsgi.extensions["refresher"].start()
 
 

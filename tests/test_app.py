@@ -16,7 +16,7 @@ from exporter.errors import SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.refresh import Refresher
 from exporter.snapshot import Gap
-from tests.scripted import Clock, ScriptedSource, failing, reading
+from tests.scripted import Clock, ScriptedSource, failing, reading, turn
 
 PROMETHEUS_ACCEPT = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
@@ -115,6 +115,22 @@ def test_head_is_get_without_a_body(client: FlaskClient, refresher: Refresher, p
     head, get = client.head(path), client.get(path)
     assert (head.status_code, head.content_type) == (get.status_code, get.content_type)
     assert head.data == b""
+
+
+@pytest.mark.parametrize("headers", [{}, {"Accept": PROMETHEUS_3_ACCEPT, "Accept-Encoding": "gzip"}])
+def test_the_length_of_a_scrape_is_announced_to_head_too(client: FlaskClient, refresher: Refresher, headers):
+    """Without it gunicorn would send the body in chunks."""
+    refresher.run_once()
+    head, get = client.head("/metrics", headers=headers), client.get("/metrics", headers=headers)
+    assert head.headers["Content-Length"] == get.headers["Content-Length"] == str(len(get.data))
+    assert dict(head.headers) == dict(get.headers)
+
+
+def test_every_scrape_serves_the_state_of_its_moment(client: FlaskClient, refresher: Refresher, clock: Clock):
+    """What is remembered for two headers is which body they mean, not the body."""
+    before = client.get("/metrics").text
+    turn(refresher)
+    assert client.get("/metrics").text != before
 
 
 def test_a_scrape_asks_no_source(client: FlaskClient, refresher: Refresher, source: ScriptedSource):

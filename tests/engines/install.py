@@ -73,6 +73,8 @@ ENGINES: Final[Mapping[str, Engine]] = {
         # together; Airflow's own pins are loose.
         Engine(name="airflow2", pins=("apache-airflow==2.11.2", *DAG_PINS), constraints="airflow-2.11.2.txt"),
         Engine(name="airflow3", pins=("apache-airflow==3.3.2", *DAG_PINS), constraints="airflow-3.3.2.txt"),
+        # What benchmarks compare with. Its metrics library is pinned to the exporter's own, so that both render alike.
+        Engine(name="query-exporter", pins=("query-exporter==5.0.2", "prometheus-client==0.26.0")),
     )
 }
 

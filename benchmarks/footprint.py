@@ -1,0 +1,211 @@
+"""Start-up time, and what the exporter uses while it does nothing.
+
+The exporter is started as `make run` starts it, with its sample history and the default interval of 60 s; beside it
+query-exporter over as many values in SQLite, at the same interval. Start-up is from the start of the process to the
+first answer 200 on `/metrics`, asked every 5 ms. Then both idle side by side; CPU time is taken over the stated window
+and extrapolated to an hour. Memory is compared with a Python that only imports the packages the exporter needs, and
+sleeps.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from benchmarks import peers
+from benchmarks.processes import cpu_seconds, pss_bytes, rss_bytes, tree
+from benchmarks.report import ROOT, Section, Spread, Table, Target, number, paragraphs
+from tests.engines.process import free_port
+
+TITLE: Final = "Start-up and idling"
+VALUES: Final = 16
+BARE_IMPORTS: Final = (
+    *("gunicorn.app.base", "gunicorn.workers.gthread", "flask", "yaml", "duckdb", "sqlite3", "sqlglot"),
+    *("prometheus_client", "prometheus_client.openmetrics.exposition"),
+)
+"""What the exporter cannot do without when its audit log is the embedded one."""
+MUST_NOT_BE_IMPORTED: Final = ("google.cloud.bigquery", "grpc", "google.auth", "requests", "exporter.sources.airflow")
+_PROBE: Final = """\
+import json, os, sys
+from exporter.catalog import load_catalog
+from exporter.server import build_refresher
+from exporter.settings import Settings
+settings = Settings.from_env(os.environ)
+refresher = build_refresher(settings, load_catalog(settings.catalog_path))
+state = refresher.run_once()
+refresher.stop()
+assert all(status.up for status in state.snapshot.statuses), state.snapshot.statuses
+print(json.dumps(sorted(sys.modules)))
+"""
+_ONE_QUERY: Final = (
+    "c = duckdb.connect(config={'threads': '2'}); c.execute('SELECT max(i) FROM range(9) t(i)').fetchall();"
+)
+"""Opening DuckDB and asking it anything: its library's code comes into memory when it is first used."""
+_POLL_SECONDS: Final = 0.005
+_OURS: Final = ("EXPORTER_", "AUDIT_", "GOOGLE_", "BIGQUERY_", "AIRFLOW_", "WEB_CONCURRENCY", "QE_")
+MIB: Final = 2**20
+
+
+def run(*, quick: bool) -> Section:
+    """Start, idle, and look."""
+    section = Section("footprint", TITLE, paragraphs(__doc__), packages=peers.version())
+    rounds, window = (2, 5.0) if quick else (7, 180.0)
+    first = {"exporter": [], "query-exporter": []}  # type: dict[str, list[float]]
+    fresh: list[float] = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder, _exporter(Path(folder)) as (_, port, began):
+            first["exporter"].append(_answers(port, began, b""))
+            fresh.append(_answers(port, began, b'mlops_exporter_source_up{source="audit"} 1'))
+        with tempfile.TemporaryDirectory() as folder, _peer(Path(folder)) as (_, port, began):
+            first["query-exporter"].append(_answers(port, began, b""))
+    with (
+        tempfile.TemporaryDirectory() as one,
+        tempfile.TemporaryDirectory() as other,
+        _exporter(Path(one)) as (ours, port, began),
+        _peer(Path(other)) as (theirs, peer_port, peer_began),
+        _bare() as bare,
+        _bare(_ONE_QUERY) as queried,
+    ):
+        _answers(port, began, b'mlops_exporter_source_up{source="audit"} 1')
+        _answers(peer_port, peer_began, b"value_0")
+        time.sleep(5.0)
+        cpu = [_cpu(pid) for pid in (ours, theirs)]
+        time.sleep(window)
+        used = [(_cpu(pid) - before) / window * 3600 for pid, before in zip((ours, theirs), cpu, strict=True)]
+        master, worker = tree(ours)[:2]
+        rss, peer_rss, bare_rss, queried_rss = (rss_bytes(pid) for pid in (worker, theirs, bare, queried))
+        pss, peer_pss = (sum(pss_bytes(pid) for pid in tree(root)) for root in (ours, theirs))
+        master_rss = rss_bytes(master)
+    imported = sorted(set(MUST_NOT_BE_IMPORTED) & set(_modules_after_a_refresh()))
+    ours_first = Spread.of(first["exporter"])
+    theirs_first = Spread.of(first["query-exporter"])
+    times = rss / bare_rss
+    section.tables.append(
+        Table(
+            ("", "exporter", "query-exporter"),
+            [
+                ("first answer", ours_first.show("s"), theirs_first.show("s")),
+                ("first answer with the source's values", Spread.of(fresh).show("s"), ""),
+                ("idle RSS of the process that serves", f"{number(rss / MIB)} MiB", f"{number(peer_rss / MIB)} MiB"),
+                ("idle RSS of gunicorn's master", f"{number(master_rss / MIB)} MiB", ""),
+                ("idle PSS of all its processes", f"{number(pss / MIB)} MiB", f"{number(peer_pss / MIB)} MiB"),
+                ("RSS of the bare imports", f"{number(bare_rss / MIB)} MiB", ""),
+                ("RSS of the bare imports after one query of DuckDB", f"{number(queried_rss / MIB)} MiB", ""),
+                (f"CPU per idle hour, from {window:g} s", f"{number(used[0])} s", f"{number(used[1])} s"),
+            ],
+        )
+    )
+    section.headlines += [
+        ("Start to the first answer", ours_first.show("s"), f"{theirs_first.show('s')} (query-exporter)"),
+        ("Idle memory (PSS)", f"{number(pss / MIB)} MiB", f"{number(peer_pss / MIB)} MiB (query-exporter)"),
+    ]
+    section.notes += [
+        f"Bare imports: `{'`, `'.join(BARE_IMPORTS)}`.",
+        f"After a refresh of the embedded log, of {', '.join(f'`{name}`' for name in MUST_NOT_BE_IMPORTED)} these were "
+        f"imported: {', '.join(imported) or 'none'}.",
+    ]
+    section.targets += [
+        Target("Start-up: first answer", "under 1 s", ours_first.show("s"), ours_first.median < 1.0),
+        Target("Idle RSS against the bare imports", "at most 1.3 times", f"{number(times)} times", times <= 1.3),
+        Target(
+            "Drivers that are not used",
+            "not imported",
+            ", ".join(imported) or "none imported",
+            not imported,
+        ),
+    ]
+    return section
+
+
+def _cpu(root: int) -> float:
+    return sum(cpu_seconds(pid) for pid in tree(root))
+
+
+@contextlib.contextmanager
+def _started(command: Sequence[str], folder: Path, environment: dict[str, str]) -> Iterator[tuple[int, float]]:
+    """A process, and when (perf_counter) it was started."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    with (folder / "output.log").open("wb") as log:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=folder, env={**inherited, **environment}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+        try:
+            yield process.pid, began
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextlib.contextmanager
+def _exporter(folder: Path) -> Iterator[tuple[int, int, float]]:
+    port = free_port()
+    environment = {"PYTHONPATH": str(ROOT), "EXPORTER_HOST": "127.0.0.1", "EXPORTER_PORT": str(port)}
+    with _started([sys.executable, "-m", "exporter", "serve"], folder, environment) as (pid, began):
+        yield pid, port, began
+
+
+@contextlib.contextmanager
+def _peer(folder: Path) -> Iterator[tuple[int, int, float]]:
+    columns = tuple(f"value_{place}" for place in range(VALUES))
+    peers.fill(folder / "models.sqlite", columns, 1)
+    peer = peers.QueryExporter(folder, [peers.Query("models", folder / "models.sqlite", columns, 60)])
+    with _started(peer.command, folder, {}) as (pid, began):
+        yield pid, peer.port, began
+
+
+@contextlib.contextmanager
+def _bare(then: str = "") -> Iterator[int]:
+    program = f"import {', '.join(BARE_IMPORTS)}, sys, time; {then} print('ready', flush=True); time.sleep(3600)"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    try:
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != b"ready":
+            raise RuntimeError("the bare imports failed")
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _answers(port: int, began: float, wanted: bytes) -> float:
+    """Seconds until `/metrics` answers 200 with this in its body."""
+    while time.perf_counter() - began < 60:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+            connection.request("GET", "/metrics")
+            answer = connection.getresponse()
+            if answer.status == http.client.OK and wanted in answer.read():
+                return time.perf_counter() - began
+        time.sleep(_POLL_SECONDS)
+    raise RuntimeError(f"port {port} did not answer within 60 s")
+
+
+def _modules_after_a_refresh() -> list[str]:
+    """What is imported once the embedded audit log has been read."""
+    with tempfile.TemporaryDirectory() as folder:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        done = subprocess.run(
+            [sys.executable, "-c", _PROBE],
+            cwd=folder,
+            env={**inherited, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    names: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return names

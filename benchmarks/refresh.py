@@ -1,0 +1,263 @@
+"""What a refresh costs: python -m benchmarks.refresh is one case, in a process of its own.
+
+Each case is a fresh process that builds the exporter's source, ledger and loop as `serve` does and refreshes twice: the
+first time everything is new, the second time after one more audit row, with all drivers loaded. A refresh is everything
+from asking the source to the swap of the rendered exposition. Wall time and CPU time are of that second refresh (the
+first one's are given beside it), peak RSS is that of the whole process. Models times metrics is a table with one row a
+model and ten older ones each; the audit-row case is the built-in catalogue over a million rows.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import yaml
+
+from benchmarks.report import ROOT, Section, Spread, Table, Target, number, paragraphs
+from exporter.catalog import load_catalog
+from exporter.errors import ConfigError
+from exporter.server import build_refresher
+from exporter.settings import Settings
+from tests.engines import install
+
+TITLE: Final = "Refreshes"
+METRICS: Final = 16
+ROWS_PER_MODEL: Final = 11
+MODEL_COLUMN: Final = "model_name"
+MIB: Final = 2**20
+_LOG: Final = "monitoring_audit.logs"
+_OURS: Final = ("EXPORTER_", "AUDIT_", "GOOGLE_", "BIGQUERY_", "AIRFLOW_")
+_WITHIN: Final = 300.0
+
+
+def run(*, quick: bool) -> Section:
+    """All cases, some rounds each."""
+    section = Section("refresh", TITLE, paragraphs(__doc__))
+    rounds = 1 if quick else 3
+    rows: list[tuple[str, ...]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        catalog = models_catalogue(folder / "models.yaml")
+        problem = why_no_models(catalog)
+        for models in (1, 100) if quick else (1, 1_000, 10_000):
+            case = f"DuckDB, {models:,} models × {METRICS} metrics"
+            if problem is not None:
+                rows.append((case, "not measured", "", "", "", ""))
+                continue
+            log = folder / f"models-{models}.duckdb"
+            fill_models(log, models)
+            env = {"AUDIT_URL": str(log), "EXPORTER_CATALOG": str(catalog), "EXPORTER_MAX_SERIES": "1000000"}
+            found = [measure(env, add=("model", log)) for _ in range(rounds)]
+            rows.append(_row(case, found))
+            if models > 1:
+                peak, wall = (
+                    Spread.of(values)
+                    for values in zip(*((one["peak"] / MIB, one["again"]["wall"]) for one in found), strict=True)
+                )
+                what = f"Refresh of {models:,} models × {METRICS} metrics"
+                section.headlines.append((what, f"{wall.show('s')}, {peak.show('MiB')} at most", ""))
+            if models == 10_000:
+                section.targets += list(_targets(found))
+        count = 10_000 if quick else 1_000_000
+        log = folder / "rows.duckdb"
+        fill_rows(log, count)
+        rows.append(
+            _row(
+                f"DuckDB, {count:,} audit rows",
+                [measure({"AUDIT_URL": str(log)}, add=("row", log)) for _ in range(rounds)],
+            )
+        )
+        rows.append(_emulated(folder, count, rounds))
+    columns = ("case", "series", "wall", "CPU", "first refresh, wall", "peak RSS")
+    section.tables.append(Table(columns, rows))
+    if problem is not None:
+        section.notes.append(f"Many models could not be measured: {problem}")
+        if not quick:
+            goal = "under 10 s, under 400 MB"
+            section.targets.append(Target("Refresh: 10,000 models × 16 metrics", goal, problem, None))
+    section.notes.append(
+        "The emulator runs the query on DuckDB behind BigQuery's REST API, in a process that is not counted: its wall "
+        "time says nothing of BigQuery's."
+    )
+    return section
+
+
+def measure(env: dict[str, str], *, add: tuple[str, Path] | None) -> dict[str, Any]:
+    """One process, two refreshes."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["--add", add[0], "--log", str(add[1])] if add else []
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.refresh", *arguments],
+            cwd=folder,
+            env={**inherited, **env, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=_WITHIN,
+            check=False,
+        )
+    if done.returncode:
+        raise RuntimeError(f"a refresh failed: {done.stderr.strip()[-500:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def child() -> None:
+    """Refresh twice, with the settings of the environment, and print what it took."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.refresh")
+    parser.add_argument("--add", choices=("row", "model"))
+    parser.add_argument("--log", type=Path)
+    options = parser.parse_args()
+    settings = Settings.from_env(os.environ)
+    refresher = build_refresher(settings, load_catalog(settings.catalog_path))
+    found: dict[str, Any] = {}
+    with contextlib.closing(_Stopping(refresher.stop)):
+        for which in ("first", "again"):
+            if which == "again" and options.add:
+                with duckdb.connect(str(options.log)) as connection:
+                    connection.execute(_INSERT[options.add])
+            for tracked in refresher._tracked:
+                tracked.due = 0.0  # now, instead of in a minute
+            wall, cpu = time.perf_counter(), time.process_time()
+            state = refresher.run_once()
+            found[which] = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+            if not all(status.up for status in state.snapshot.statuses):
+                raise SystemExit(f"a source is down: {state.snapshot.statuses}")
+    found["series"] = sum(not line.startswith(b"#") for line in state.exposition.text.splitlines())
+    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps(found))
+
+
+class _Stopping:
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self.close = stop
+
+
+_INSERT: Final = {
+    "row": f"INSERT INTO {_LOG} (timestamp, r2, rmse) VALUES (now(), 0.5, 50)",
+    "model": f"INSERT INTO {_LOG} (timestamp, {MODEL_COLUMN}, value_0) VALUES (now(), 'model_00000', 0.5)",
+}
+
+
+def models_catalogue(path: Path) -> Path:
+    """A catalogue with one label, the model, on every metric."""
+    metrics = [
+        {
+            "name": f"bench_value_{place}",
+            "type": "gauge",
+            "help": f"Value {place} of a model.",
+            "labels": {"model": MODEL_COLUMN},
+            "from": [{"audit": f"value_{place}"}],
+        }
+        for place in range(METRICS)
+    ]
+    content = {"version": 1, "audit": {"table": _LOG, "timestamp": "timestamp"}, "metrics": metrics}
+    path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
+    return path
+
+
+def why_no_models(catalog: Path) -> str | None:
+    """Why this version cannot label metrics with a model; None when it can."""
+    try:
+        load_catalog(catalog)
+    except ConfigError as error:
+        return error.problems[0].replace(str(catalog), catalog.name)
+    return None
+
+
+def fill_models(log: Path, models: int) -> None:
+    """Ten old rows and one new row for each model."""
+    columns = ", ".join(f"value_{place} DOUBLE" for place in range(METRICS))
+    values = ", ".join(f"((m * 31 + r * 7 + {place}) % 1000) / 1000.0" for place in range(METRICS))
+    with duckdb.connect(str(log)) as connection:
+        connection.execute("CREATE SCHEMA monitoring_audit")
+        connection.execute(f"CREATE TABLE {_LOG} (timestamp TIMESTAMPTZ, {MODEL_COLUMN} VARCHAR, {columns})")
+        connection.execute(
+            f"INSERT INTO {_LOG} SELECT now() - to_hours(CAST({ROWS_PER_MODEL} - r AS INTEGER)), "
+            f"printf('model_%05d', m), {values} FROM range({models}) a(m), range({ROWS_PER_MODEL}) b(r)"
+        )
+
+
+_ROWS: Final = """
+SELECT
+  {time} AS timestamp, 'prod' AS env, (i % 1000) / 1000.0 AS r2, 40 + (i % 40) AS rmse,
+  0.8 AS champion_r2_baseline, (i % 900) / 1000.0 AS r2_current, 0.79 AS r2_baseline, 0.01 AS model_improvement,
+  i % 3 = 0 AS drift_detected, (i % 10) / 10.0 AS drift_share, i % 10 AS drifted_features_count,
+  CASE i % 4 WHEN 0 THEN 'deploy' WHEN 1 THEN 'skip' WHEN 2 THEN 'reject' ELSE 'not_triggered' END
+    AS deployment_decision,
+  i % 2 = 0 AS fine_tune_triggered, i % 5 = 0 AS fine_tune_success
+FROM {numbers}
+"""
+
+
+def fill_rows(log: Path, count: int) -> None:
+    """An audit log of the built-in catalogue's columns."""
+    select = _ROWS.format(time="now() - to_minutes(CAST(i AS BIGINT))", numbers=f"range({count}) t(i)")
+    with duckdb.connect(str(log)) as connection:
+        connection.execute("CREATE SCHEMA monitoring_audit")
+        connection.execute(f"CREATE TABLE {_LOG} AS {select}")
+
+
+def _emulated(folder: Path, count: int, rounds: int) -> tuple[str, ...]:
+    case = f"BigQuery emulator, {count:,} audit rows"
+    if not install.is_installed("bigquery"):
+        return (case, f"not measured: {install.install_command('bigquery')}", "", "", "", "")
+    with _emulator(folder) as (url, table):
+        from tests.engines.bigquery import PROJECT, BigQueryEmulator  # noqa: PLC0415 -- needs pytest, as its engines do
+
+        time_of = "TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL i MINUTE)"
+        numbers = f"UNNEST(GENERATE_ARRAY(0, {count - 1})) AS i"
+        emulator = BigQueryEmulator(url)
+        emulator.execute(table, f"INSERT INTO `{table}` {_ROWS.format(time=time_of, numbers=numbers)}")
+        env = {"GOOGLE_CLOUD_PROJECT": PROJECT, "BIGQUERY_EMULATOR_HOST": url, "AUDIT_TABLE": table}
+        # Every refresh queries: nothing moves the emulator's metadata between the two.
+        env["AUDIT_MAX_QUERY_AGE_SECONDS"] = "0"
+        return _row(case, [measure(env, add=None) for _ in range(rounds)])
+
+
+@contextlib.contextmanager
+def _emulator(folder: Path) -> Iterator[tuple[str, str]]:
+    from tests.engines.bigquery import BigQueryEmulator, running  # noqa: PLC0415 -- as above
+
+    with running(folder / "emulator.log") as url:
+        kinds = {"timestamp": "TIMESTAMP", "env": "STRING", "r2": "FLOAT64", "rmse": "FLOAT64"}
+        kinds |= dict.fromkeys(("champion_r2_baseline", "r2_current", "r2_baseline", "model_improvement"), "FLOAT64")
+        kinds |= {"drift_detected": "BOOL", "drift_share": "FLOAT64", "drifted_features_count": "INT64"}
+        kinds |= {"deployment_decision": "STRING", "fine_tune_triggered": "BOOL", "fine_tune_success": "BOOL"}
+        yield url, BigQueryEmulator(url).create_table(kinds)
+
+
+def _row(case: str, found: list[dict[str, Any]]) -> tuple[str, ...]:
+    def spread(which: str, what: str) -> str:
+        return Spread.of(one[which][what] for one in found).show("s")
+
+    return (
+        case,
+        f"{found[0]['series']:,}",
+        spread("again", "wall"),
+        spread("again", "cpu"),
+        spread("first", "wall"),
+        Spread.of(one["peak"] / MIB for one in found).show("MiB"),
+    )
+
+
+def _targets(found: list[dict[str, Any]]) -> Iterator[Target]:
+    worst = Spread.of(max(one["first"]["wall"], one["again"]["wall"]) for one in found)
+    peak = Spread.of(one["peak"] / 1e6 for one in found)
+    yield Target("Refresh: 10,000 models × 16 metrics, the slower of the two", "under 10 s", worst.show("s"),
+                 worst.median < 10)  # fmt: skip
+    yield Target("Refresh: peak RSS of that", "under 400 MB", f"{number(peak.median)} MB", peak.median < 400)
+
+
+if __name__ == "__main__":
+    child()
