@@ -11,6 +11,7 @@ fact would find drift every week. Therefore:
 4. Holm's method keeps the chance of a single false finding among all features under ALPHA.
 """
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -231,12 +232,15 @@ class _Normal:
 
 def _design(days: Sequence[Day], with_season: bool) -> Floats:
     """A row a day: constant, weekdays, holiday, and two waves of the year."""
-    rows = []
-    for day in days:
-        weekday = [float(day.day.weekday() == number) for number in range(1, 7)]
-        row = [1.0, *weekday, float(day.holiday and day.day.weekday() < 5)]
-        if with_season:
-            angle = 2 * math.pi * day.day.timetuple().tm_yday / 365.25
-            row += [math.cos(angle), math.sin(angle), math.cos(2 * angle), math.sin(2 * angle)]
-        rows.append(row)
+    rows = [_explanations(day.day, day.holiday, with_season) for day in days]
     return np.array(rows).reshape(len(rows), 12 if with_season else 8)
+
+
+@functools.lru_cache(maxsize=4096)
+def _explanations(day: date, holiday: bool, with_season: bool) -> tuple[float, ...]:
+    weekday = day.weekday()
+    row = (1.0, *(float(weekday == number) for number in range(1, 7)), float(holiday and weekday < 5))
+    if not with_season:
+        return row
+    angle = 2 * math.pi * day.timetuple().tm_yday / 365.25
+    return (*row, math.cos(angle), math.sin(angle), math.cos(2 * angle), math.sin(2 * angle))

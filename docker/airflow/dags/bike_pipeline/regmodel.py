@@ -1,4 +1,7 @@
-"""The RegModel API as the pipeline uses it. Every call has a connect timeout, a read timeout and a deadline."""
+"""The RegModel API as the pipeline uses it. Every call has a connect timeout, a read timeout and a deadline.
+
+A server that drips its headers is stopped by the task's own time limit.
+"""
 
 import json
 import time
@@ -8,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import requests
+import urllib3
 
 from bike_pipeline.records import Count, PipelineError
 
@@ -192,7 +196,8 @@ class RegModel:
                 method, self._url + path, params=params, json=body, timeout=(CONNECT_SECONDS, read_seconds), stream=True
             ) as answer:
                 content = bytearray()
-                for part in answer.iter_content(64 * 1024):
+                # As much as has come: requests' own iteration waits for whole parts, past any deadline.
+                while part := answer.raw.read1(64 * 1024, decode_content=True):
                     content += part
                     if time.monotonic() > deadline:
                         raise RegModelError(f"{what}: the answer was not complete after {read_seconds * 1.5:.0f} s")
@@ -200,7 +205,7 @@ class RegModel:
                         raise RegModelError(f"{what}: the answer is larger than {LARGEST_ANSWER} bytes")
                 if not answer.ok:
                     raise RegModelError(f"{what}: HTTP {answer.status_code}: {bytes(content[:500])!r}")
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise RegModelError(f"{what} at {self._url}: {type(error).__name__}: {error}") from error
         try:
             return json.loads(content)
