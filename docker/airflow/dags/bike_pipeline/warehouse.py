@@ -2,6 +2,8 @@
 doing a day again never doubles it."""
 
 import dataclasses
+import io
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -239,8 +241,11 @@ class BigQueryWarehouse:
             config = bigquery.LoadJobConfig(
                 schema=[bigquery.SchemaField(name, _TYPES[name]) for name in _columns(kind)],
                 write_disposition="WRITE_APPEND",
+                source_format=bigquery.SourceFormat.NEWLINE_DELIMITED_JSON,
             )
-            content = [{**dataclasses.asdict(row), "timestamp": row.timestamp.isoformat()} for row in rows]
+            lines = (json.dumps({**dataclasses.asdict(row), "timestamp": row.timestamp.isoformat()}) for row in rows)
+            content = io.BytesIO("\n".join(lines).encode())
             with failures(f"loading {len(rows)} rows"):
-                job = client.load_table_from_json(content, table, job_config=config, timeout=CALL_SECONDS)
+                # Without a size the client uploads in parts that it can resume.
+                job = client.load_table_from_file(content, table, job_config=config, timeout=CALL_SECONDS)
                 job.result(retry=RETRY, timeout=JOB_SECONDS)
