@@ -30,7 +30,7 @@ TITLE: Final = "A failing source"
 INTERVAL: Final = 2.0
 TIMEOUT: Final = 2.0
 STALE_AFTER: Final = 6.0
-WATCHED_SECONDS: Final = 20.0
+WATCHED_SECONDS: Final = 12.0
 """How long an old value is watched before it counts as never dropped."""
 POLL_SECONDS: Final = 0.05
 REFRESHES: Final = 5
@@ -212,17 +212,17 @@ def _share(url: str, count: Callable[[Exposed], float], when: Callable[[Exposed]
         when: when the last one of them was.
     """
 
-    def after(number: float) -> Exposed:
+    def after(number: float) -> tuple[float, float]:
         end = time.monotonic() + 3 * REFRESHES * INTERVAL
         while count(seen := ask(url)) < number:
             if time.monotonic() > end:
                 raise RuntimeError(f"{count(seen)} refreshes after {3 * REFRESHES * INTERVAL:g} s, not {number}")
             time.sleep(POLL_SECONDS)
-        return seen
+        return count(seen), when(seen)
 
-    first = after(count(ask(url)) + 1)
-    last = after(count(first) + REFRESHES)
-    return min(1.0, (count(last) - count(first)) * INTERVAL / (when(last) - when(first)))
+    first, first_at = after(count(ask(url)) + 1)
+    last, last_at = after(first + REFRESHES)
+    return min(1.0, (last - first) * INTERVAL / (last_at - first_at))
 
 
 def ask(url: str) -> Exposed:

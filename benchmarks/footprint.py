@@ -56,7 +56,7 @@ MIB: Final = 2**20
 def run(*, quick: bool) -> Section:
     """Start, idle, and look."""
     section = Section("footprint", TITLE, paragraphs(__doc__), packages=peers.version())
-    rounds, window = (2, 5.0) if quick else (7, 180.0)
+    rounds, window = (2, 5.0) if quick else (7, 120.0)
     first = {"exporter": [], "query-exporter": []}  # type: dict[str, list[float]]
     fresh: list[float] = []
     for _ in range(rounds):
