@@ -125,7 +125,7 @@ def test_the_share_of_refreshes_is_taken_from_the_times_of_both(monkeypatch: pyt
     times = iter(range(1000))
     monkeypatch.setattr(failure, "ask", lambda _url: next(times))
     monkeypatch.setattr(failure.time, "sleep", lambda _seconds: None)
-    assert failure._share("", lambda seen: float(seen), lambda seen: seen * 2 * failure.INTERVAL) == 0.5
+    assert failure._share("", float, lambda seen: seen * 2 * failure.INTERVAL) == 0.5
 
 
 # -- what is exact -----------------------------------------------------------------------------------------------------
