@@ -39,7 +39,7 @@ engines: $(VENV)/.dev ## Install the real engines that tests use (BigQuery emula
 bench: $(VENV)/.dev ## Measure everything (about 25 minutes, on a quiet machine; needs wrk) and write benchmarks/results.md
 	@command -v wrk >/dev/null || { echo "error: wrk, the load generator, is not installed: apt install wrk"; exit 1; }
 	$(BIN)/python -m tests.engines.install query-exporter bigquery
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
 
 pin: ## Pin requirements.txt and requirements-dev.txt anew from the .in files
 	$(call need_python)

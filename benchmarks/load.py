@@ -23,8 +23,8 @@ _PERCENTILE: Final = re.compile(r"^\s+(50|99)(?:\.0+)?%\s+([\d.]+)(us|ms|s|m|h)\
 _RATE: Final = re.compile(r"^Requests/sec:\s+([\d.]+)", re.MULTILINE)
 _COUNT: Final = re.compile(r"^\s+(\d+) requests in", re.MULTILINE)
 _BAD: Final = re.compile(r"^\s+(Non-2xx or 3xx responses|Socket errors): *(.*)$", re.MULTILINE)
-_AT_LEAST_REQUESTS: Final = 8
-_LONGEST_SECONDS: Final = 12.0
+_AT_LEAST_REQUESTS: Final = 6
+_LONGEST_SECONDS: Final = 8.0
 
 
 class LoadError(RuntimeError):
@@ -69,7 +69,7 @@ def once(url: str, *, gzip: bool) -> tuple[bytes, float]:
 def load(url: str, *, seconds: float, connections: int, gzip: bool) -> Load:
     """Ask for a URL again and again on some kept-alive connections, for some seconds.
 
-    A server so slow that this would be less than eight requests is given longer, up to twelve seconds.
+    A server so slow that this would be less than six requests is given longer, up to eight seconds.
 
     Raises:
         LoadError: wrk is missing, a request was not answered with 2xx, or none was at all.

@@ -180,7 +180,7 @@ def write(sections: Sequence[Section], output: Path, *, quick: bool) -> None:
     """Write the document, and into the documents that quote it when it is the real one."""
     text = document(sections, quick=quick)
     output.write_text(text, "utf-8")
-    if output == RESULTS:
+    if output.resolve() == RESULTS:
         for path in QUOTED_IN:
             path.write_text(quote(text, path.read_text("utf-8")), "utf-8")
 

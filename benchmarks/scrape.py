@@ -71,6 +71,7 @@ def run(*, quick: bool) -> Section:
             f"{rates[FLASK]} (`generate_latest` in Flask), {rates[PEER]} (query-exporter), {rates[LIMIT]} (the limit)"
         )
         section.headlines.append((f"Scrapes per second, {name} series, plain", rates[IDLE], others))
+    section.notes.append("Where a server manages fewer than a hundred requests in a run, p99 is the slowest of them.")
     section.notes.append(
         "Scrapes of the other designs cost the more, the more series there are, since they render anew for each; "
         "the exporter renders once a refresh."

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import airflow, billing, load, refresh, report, soak
+from benchmarks import airflow, billing, failure, load, refresh, report, soak
 
 WRK = """Running 2s test @ http://127.0.0.1:9101/metrics
   1 threads and 2 connections
@@ -118,6 +118,14 @@ def test_a_benchmark_that_breaks_is_told_and_the_exit_code_says_so(monkeypatch, 
     output = capsys.readouterr().out
     assert "made by a test" in output
     assert "not measured" in output
+
+
+def test_the_share_of_refreshes_is_taken_from_the_times_of_both(monkeypatch: pytest.MonkeyPatch):
+    """Four seconds between refreshes that are due every two: half of them."""
+    times = iter(range(1000))
+    monkeypatch.setattr(failure, "ask", lambda _url: next(times))
+    monkeypatch.setattr(failure.time, "sleep", lambda _seconds: None)
+    assert failure._share("", float, lambda seen: seen * 2 * failure.INTERVAL) == 0.5
 
 
 # -- what is exact -----------------------------------------------------------------------------------------------------
