@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import yaml
 
-from exporter.settings import VARIABLES
+from exporter.settings import DEFAULT_AUDIT_FILE, VARIABLES
 from tests.engines.debian import program
 from tests.grafana.provisioned import ROOT
 
@@ -17,33 +17,50 @@ TEXT = (ROOT / "docker-compose.yaml").read_text("utf-8")
 COMPOSE = yaml.safe_load(TEXT)
 SERVICES = COMPOSE["services"]
 EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
-DOCKERFILE = (ROOT / "docker" / "exporter" / "Dockerfile").read_text("utf-8")
 
 
-def test_the_profile_has_the_four_services():
-    assert set(SERVICES) == {"airflow-exporter", "prometheus", "pushgateway", "grafana"}
+OURS = {"airflow-exporter": "exporter", "regmodel-backend": "regmodel"}
+"""Services whose image is made here, with a health check of its own, and its folder."""
+AIRFLOW = {"airflow-init", "airflow-webserver", "airflow-scheduler", "airflow-dag-processor"}
+
+
+def test_the_profile_has_every_service():
+    monitoring = {"airflow-exporter", "prometheus", "pushgateway", "grafana"}
+    assert set(SERVICES) == monitoring | {"regmodel-backend", "airflow-postgres"} | AIRFLOW
     assert all(service["profiles"] == ["monitoring"] for service in SERVICES.values())
     # `docker logs airflow-exporter`, `docker exec prometheus …` rely on these names.
     assert all(service["container_name"] == name for name, service in SERVICES.items())
 
 
 def test_images_are_pinned():
-    images = [service["image"] for name, service in SERVICES.items() if name != "airflow-exporter"]
-    base = re.search(r"^ARG BASE=(\S+)$", DOCKERFILE, re.MULTILINE)
-    for image in [*images, base.group(1)]:
+    images = [service["image"] for service in SERVICES.values() if "build" not in service]
+    assert len(images) == 4
+    for folder in ("exporter", "regmodel", "airflow"):
+        text = (ROOT / "docker" / folder / "Dockerfile").read_text("utf-8")
+        images.append(re.search(r"^ARG BASE=(\S+)$", text, re.MULTILINE).group(1))
+    for image in images:
+        if image.startswith("postgres:"):
+            assert re.search(r":\d+\.\d+$", image)
+            continue
         assert re.search(r":v?\d+\.\d+\.\d+", image), image
 
 
 def test_ports_are_open_on_this_host_only():
-    ports = {name: service["ports"] for name, service in SERVICES.items()}
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert all(port.startswith("127.0.0.1:") for each in ports.values() for port in each)
-    assert {port.rsplit(":", 1)[1] for each in ports.values() for port in each} == {"9101", "9090", "9091", "3000"}
+    outside = {port.split(":", 1)[1].rsplit(":", 1)[0] for each in ports.values() for port in each}
+    assert outside == {"${EXPORTER_PORT:-9101}", "9090", "9091", "3000", "8000", "8081"}
 
 
 def test_every_service_has_a_health_check():
-    assert all("healthcheck" in service for name, service in SERVICES.items() if name != "airflow-exporter")
-    assert "HEALTHCHECK" in DOCKERFILE
-    assert "curl" not in DOCKERFILE
+    for name, service in SERVICES.items():
+        if name in OURS:
+            text = (ROOT / "docker" / OURS[name] / "Dockerfile").read_text("utf-8")
+            assert "HEALTHCHECK" in text
+            assert "curl" not in text
+        else:
+            # airflow-init ends, and the others wait for its success.
+            assert "healthcheck" in service or name == "airflow-init", name
     assert SERVICES["grafana"]["depends_on"] == {"prometheus": {"condition": "service_healthy"}}
 
 
@@ -53,8 +70,33 @@ def test_retention_is_fifteen_days():
 
 def test_what_must_survive_has_a_volume():
     mounts = {mount.split(":")[0]: mount.split(":")[1] for s in SERVICES.values() for mount in s.get("volumes", [])}
-    assert {mounts[volume] for volume in COMPOSE["volumes"]} == {"/data", "/prometheus", "/var/lib/grafana"}
+    assert {mounts[volume] for volume in COMPOSE["volumes"]} == {
+        *("/data", "/prometheus", "/var/lib/grafana", "/models", "/audit", "/warehouse"),
+        *("/shared", "/opt/airflow/logs", "/var/lib/postgresql/data"),
+    }
     assert all((ROOT / source).exists() for source in mounts if source.startswith("./"))
+
+
+def test_the_exporter_reads_the_file_that_the_pipeline_writes():
+    """Unless GOOGLE_CLOUD_PROJECT is set: then neither names a file, and both use BigQuery."""
+    exporter, scheduler = SERVICES["airflow-exporter"], SERVICES["airflow-scheduler"]
+    folder = exporter["working_dir"]
+    assert f"audit_log:{folder}:ro" in exporter["volumes"]
+    assert f"audit_log:{folder}" in scheduler["volumes"]
+    assert scheduler["environment"]["PIPELINE_AUDIT_FILE"] == f"{folder}/{DEFAULT_AUDIT_FILE}"
+    assert exporter["environment"]["AUDIT_URL"] is None
+    assert "AUDIT_URL" not in scheduler["environment"]
+    assert exporter["environment"]["AUDIT_SAMPLE_DATA"] == "${AUDIT_SAMPLE_DATA:-false}"
+
+
+def test_every_setting_of_the_model_and_the_pipeline_reaches_it():
+    from regmodel.settings import _VARIABLES
+
+    # The folder of models is fixed by the image.
+    assert set(SERVICES["regmodel-backend"]["environment"]) == set(_VARIABLES) - {"REGMODEL_MODELS_DIR"}
+    source = (ROOT / "docker" / "airflow" / "dags" / "bike_pipeline" / "settings.py").read_text("utf-8")
+    read = set(re.findall(r"\"((?:PIPELINE|REGMODEL|AUDIT|GOOGLE|EXPORTER)_\w+)\"", source))
+    assert read <= set(SERVICES["airflow-scheduler"]["environment"]) | {"AUDIT_URL"}
 
 
 def test_every_setting_of_the_exporter_reaches_it():
@@ -66,8 +108,10 @@ def test_every_setting_of_the_exporter_reaches_it():
 
 def test_every_variable_is_explained_in_the_example():
     explained = set(re.findall(r"^#([A-Z_]+)=", EXAMPLE, re.MULTILINE))
-    environment = SERVICES["airflow-exporter"]["environment"]
-    used = set(re.findall(r"\$\{(\w+)", TEXT)) | {name for name in environment if environment[name] is None}
+    used = set(re.findall(r"\$\{(\w+)", TEXT))
+    for service in SERVICES.values():
+        environment = service.get("environment", {})
+        used |= {name for name in environment if environment[name] is None}
     assert explained == used | {"COMPOSE_FILE"}
     # Copied as it is, it sets nothing.
     assert not re.findall(r"^[^#\s]", EXAMPLE, re.MULTILINE)
@@ -79,12 +123,14 @@ def test_grafana_gets_a_webhook_address_even_when_none_is_set():
     )
 
 
-def test_the_exporter_is_locked_down():
-    exporter = SERVICES["airflow-exporter"]
-    assert exporter["read_only"] is True
-    assert exporter["cap_drop"] == ["ALL"]
-    assert "USER 10001:10001" in DOCKERFILE
-    assert DOCKERFILE.count("\nFROM ") == 2
+@pytest.mark.parametrize(("name", "user"), [("airflow-exporter", 10001), ("regmodel-backend", 10002)])
+def test_our_images_are_locked_down(name, user):
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    text = (ROOT / "docker" / OURS[name] / "Dockerfile").read_text("utf-8")
+    assert f"USER {user}:{user}" in text
+    assert text.count("\nFROM ") == 2
 
 
 def compose_command():

@@ -21,7 +21,8 @@ class Settings:
         regmodel_url: the RegModel API (REGMODEL_URL).
         google_project: keep counts, predictions and the audit log in this project's BigQuery (GOOGLE_CLOUD_PROJECT);
             None to keep them in DuckDB files. The same rule as the exporter's: AUDIT_URL wins.
-        audit_file: the DuckDB file of the audit log (AUDIT_URL, `duckdb:///path` or `duckdb:path`).
+        audit_file: the DuckDB file of the audit log (AUDIT_URL, `duckdb:///path` or `duckdb:path`; without it
+            PIPELINE_AUDIT_FILE, a path, which does not win over BigQuery).
         audit_table: `dataset.table` or `project.dataset.table` (AUDIT_TABLE).
         warehouse_file: the DuckDB file of counts and predictions (PIPELINE_WAREHOUSE).
         warehouse_dataset: the BigQuery dataset of counts and predictions (PIPELINE_DATASET).
@@ -59,7 +60,7 @@ class Settings:
             parts = urlsplit(given.get(name, "http://host"))
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 problems.append(f"{name}: must be http://host[:port] or https://host[:port]")
-        audit_file, audit_url = cls.audit_file, given.get("AUDIT_URL")
+        audit_file, audit_url = Path(given.get("PIPELINE_AUDIT_FILE", cls.audit_file)), given.get("AUDIT_URL")
         if audit_url is not None:
             if not audit_url.startswith("duckdb:") or not audit_url.removeprefix("duckdb:").strip("/"):
                 problems.append("AUDIT_URL: the pipeline writes to duckdb:///path/file, or without it to BigQuery")
