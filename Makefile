@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format docs engines bench pin clean
+.PHONY: help run demo test lint format docs engines bench pin clean
 
 help: ## Show this list
 	@echo "usage: make TARGET"; echo
@@ -16,6 +16,10 @@ help: ## Show this list
 run: $(VENV)/.run ## Serve on :9101 (sample data unless GOOGLE_CLOUD_PROJECT or AUDIT_URL is set); stop with Ctrl-C
 	@echo "Serving http://localhost:$${EXPORTER_PORT:-9101}/ (metrics: /metrics, state: /health). Ctrl-C stops it."
 	@exec $(BIN)/python -m exporter serve
+
+demo: $(VENV)/.dev $(VENV)-regmodel/.done ## Play months of the whole loop: model, Airflow, exporter (DEMO='--weeks 8 --port-offset 1000')
+	@$(BIN)/python -m tests.engines.install airflow3
+	@exec $(BIN)/python scripts/demo.py $(DEMO)
 
 test: $(VENV)/.dev ## Run all tests; those that need a real engine are skipped where it is missing (see make engines)
 	@echo "Running the tests. Skipped ones are listed at the end with what they need."
@@ -41,16 +45,17 @@ bench: $(VENV)/.dev ## Measure everything (about 25 minutes, on a quiet machine;
 	$(BIN)/python -m tests.engines.install query-exporter bigquery
 	$(BIN)/python -m benchmarks $(ARGS)
 
-pin: ## Pin requirements.txt and requirements-dev.txt anew from the .in files
+pin: ## Pin every requirements.txt anew from its .in file
 	$(call need_python)
 	$(PYTHON) -m venv --clear $(VENV)-pin
 	$(VENV)-pin/bin/pip install --quiet pip-tools
-	for name in requirements requirements-dev; do $(VENV)-pin/bin/pip-compile --upgrade --quiet --strip-extras --no-header \
-		--no-emit-index-url --no-emit-find-links --annotation-style=line --output-file $$name.txt $$name.in || exit 1; done
+	for file in requirements docker/regmodel/requirements requirements-dev; do ( cd $$(dirname $$file) && name=$$(basename $$file) && \
+		$(CURDIR)/$(VENV)-pin/bin/pip-compile --upgrade --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
+		--annotation-style=line --output-file $$name.txt $$name.in ) || exit 1; done
 	rm -rf $(VENV)-pin
 
 clean: ## Remove the environments and caches (not audit.duckdb, not exporter-state)
-	rm -rf $(VENV) .engines .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-regmodel .demo .engines .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 define need_python
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or later is needed (set PYTHON=/path/to/python)"; exit 1; }
@@ -66,4 +71,11 @@ $(VENV)/.run: requirements.txt
 $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
 	@echo "Installing what tests and checks need."
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(VENV)-regmodel/.done: docker/regmodel/requirements.txt
+	$(call need_python)
+	@echo "Making $(VENV)-regmodel and installing what the RegModel API runs on."
+	@test -x $(VENV)-regmodel/bin/python || $(PYTHON) -m venv $(VENV)-regmodel || { rm -rf $(VENV)-regmodel; exit 1; }
+	@$(VENV)-regmodel/bin/pip install --quiet --disable-pip-version-check -r docker/regmodel/requirements.txt
 	@touch $@

@@ -1,17 +1,33 @@
 """Every metric that can be queried, with its labels: the exporter's, the RegModel API's, and what Prometheus adds."""
 
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
 from exporter.catalog import load_catalog
 from exporter.metrics import OWN_FAMILIES
+from regmodel.http_metrics import HttpMetrics
 
 TARGET = {"job", "instance"}
 
-REGMODEL = {
-    "fastapi_requests_total": {"method", "endpoint", "status_code"},
-    "fastapi_request_duration_seconds_bucket": {"method", "endpoint", "le"},
-    "fastapi_request_duration_seconds_sum": {"method", "endpoint"},
-    "fastapi_request_duration_seconds_count": {"method", "endpoint"},
-    "fastapi_errors_total": {"method", "endpoint"},
-}
+
+def regmodel() -> dict[str, set[str]]:
+    """The RegModel API's own metrics, as its middleware describes them."""
+    middleware = HttpMetrics(FastAPI(), CollectorRegistry())
+    found: dict[str, set[str]] = {}
+    for family in middleware.describe():
+        labels = set(family._labelnames)
+        if family.type == "histogram":
+            found |= {
+                f"{family.name}_bucket": {*labels, "le"},
+                f"{family.name}_sum": labels,
+                f"{family.name}_count": labels,
+            }
+        else:
+            found[f"{family.name}_total"] = labels
+    return found
+
+
+REGMODEL = regmodel()
 PROMETHEUS = {"up": set(), "process_start_time_seconds": set()}
 
 
