@@ -14,7 +14,7 @@ from regmodel.generator import simulate
 from regmodel.model import Baseline, NotEnoughCounts, baseline_rows, judge, judge_naive, train, window
 
 MARGIN = 0.10
-"""By so much the champion's R² beats the seasonal naive forecast's (measured: 0.13 to 0.19 over three seeds)."""
+"""By so much the champion's R² beats the seasonal naive forecast's (measured: 0.11 to 0.15 over three seeds)."""
 
 
 @pytest.mark.parametrize("seed", [20, 7, 99])
