@@ -13,33 +13,23 @@ The policy, for a source that fails:
 """
 
 import contextlib
-import dataclasses
 import logging
 import queue
 import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from exporter import metrics
+from exporter.carry import carried
 from exporter.catalog import Catalog, CountRows
 from exporter.choice import needed_from
 from exporter.errors import BACKING_OFF, SourceError, SourceTimeout, StateError
 from exporter.ledger import Ledger
-from exporter.snapshot import (
-    Carry,
-    CounterKey,
-    HistogramSample,
-    Observation,
-    Reading,
-    Sample,
-    Snapshot,
-    SourceStatus,
-    carry_on,
-)
+from exporter.snapshot import Reading, Sample, Snapshot, SourceStatus
 from exporter.sources import Source
 
 log = logging.getLogger(__name__)
@@ -134,9 +124,9 @@ class Refresher:
         self._jitter = jitter
         self._results: queue.SimpleQueue[_Result | None] = queue.SimpleQueue()
         self._tracked = [_Tracked(source, due=monotonic()) for source in sources]
-        self._counters = frozenset(
-            metric.name for metric, origin in catalog.audit_metrics() if isinstance(origin, CountRows)
-        )
+        self._counters = {
+            metric.name: metric.labels for metric, origin in catalog.audit_metrics() if isinstance(origin, CountRows)
+        }
         self._state_problem = ledger.problem
         self._errors = 0
         self._dirty_since: float | None = None
@@ -310,7 +300,7 @@ class Refresher:
             tracked.refreshes += 1
         if tracked.up is False:
             log.info("source %s is back", tracked.source.name)
-        reading = self._carried(reading, tracked.reading)
+        reading = carried(reading, tracked.reading, self._counters)
         self._log_changes(tracked, reading)
         tracked.reading, tracked.confirmed = reading, now
         tracked.up, tracked.error, tracked.reason, tracked.failed_in_a_row = True, None, None, 0
@@ -390,30 +380,6 @@ class Refresher:
         age = max(0.0, self._wall() - reading.read_at)
         tracked.reading, tracked.confirmed = reading, self._monotonic() - age
         log.info("source %s: going on from a reading that is %.0f s old", tracked.source.name, age)
-
-    def _carried(self, reading: Reading, previous: Reading | None) -> Reading:
-        """The reading with its counters carried on from the previous one, so that none of them steps back."""
-        before: Mapping[CounterKey, Carry] = previous.carries if previous is not None else {}
-        if previous is not None and reading.queried_at == previous.queried_at and reading.carries is previous.carries:
-            return reading  # confirmed, not read anew: it is carried already
-        carries = dict(before)
-        observations = dict(reading.observations)
-        for name in self._counters & observations.keys():
-            samples: list[Sample | HistogramSample] = []
-            for sample in observations[name].samples:
-                assert isinstance(sample, Sample)  # noqa: S101 -- counts of rows are no histograms
-                carry = carry_on(before, (name, sample.labels), sample.value)
-                if carry.offset and carry.offset != before[name, sample.labels].offset:
-                    log.warning(
-                        "source %s counts fewer rows for %s than before (rows were deleted, or the table was made "
-                        "anew): the counter goes on from where it was",
-                        reading.source,
-                        name,
-                    )
-                carries[name, sample.labels] = carry
-                samples.append(Sample(sample.labels, carry.raw + carry.offset))
-            observations[name] = Observation(tuple(samples), observations[name].observed_at)
-        return dataclasses.replace(reading, observations=observations, carries=carries)
 
     def _log_changes(self, tracked: _Tracked, reading: Reading) -> None:
         """Say once, not at every refresh, what an operator should know of a reading."""

@@ -5,6 +5,7 @@ same with gunicorn's own command line. The loop starts when the worker has start
 would query, and bill, on its own, so more than one is refused.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -39,6 +40,9 @@ GRACE_SECONDS: Final = 1
 SWITCH_SECONDS: Final = 0.0002
 """How long a thread that computes keeps a waiting one from the interpreter. A scrape needs it several times, and at
 Python's 5 ms each it would wait for most of them while a large exposition is rendered."""
+COLLECT: Final = (700, 10, 1000)
+"""Thresholds of the garbage collector. Its full passes stop every thread; at Python's third one of 10, readings with
+many samples would set one off at each refresh, and find nothing, since they hold no cycles."""
 
 
 class GunicornLogger(Logger):
@@ -97,6 +101,9 @@ def before_start(server: Any) -> None:
 def after_worker_start(worker: Any) -> None:
     """gunicorn's `post_worker_init`: the worker can serve; begin refreshing."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()  # what is there now stays until the end: full passes leave it out
+    gc.set_threshold(*COLLECT)
     worker.wsgi.extensions["refresher"].start()
 
 

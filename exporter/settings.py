@@ -75,6 +75,7 @@ class Settings:
     stale_after_seconds: float
     state_dir: Path | None
     catalog_path: Path | None
+    max_series: int
     log_level: str
     log_format: str
     audit_url: AuditLocation | None
@@ -375,6 +376,14 @@ VARIABLES: Final = (
         _path,
         "",
         "A YAML file that replaces the built-in catalogue of metrics. See [the catalogue](catalogue.md).",
+    ),
+    Variable(
+        "EXPORTER_MAX_SERIES",
+        "max_series",
+        _integer(1, 10_000_000),
+        "200000",
+        "At most this many series from the audit log where the catalogue labels them; of more, those with the newest "
+        "rows. See [many models](catalogue.md#many-models).",
     ),
     Variable(
         "EXPORTER_LOG_LEVEL", "log_level", _one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "Least level logged."
