@@ -25,6 +25,7 @@ from exporter.logs import configure_logging
 from exporter.refresh import Refresher
 from exporter.settings import Settings, secrets_of
 from exporter.sources import build_sources
+from exporter.sources.audit import SOURCE_NAME
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def build_refresher(settings: Settings, catalog: Catalog) -> Refresher:
         ledger,
         interval=settings.refresh_seconds,
         stale_after=settings.stale_after_seconds,
+        probes={SOURCE_NAME: settings.audit_probe_seconds} if settings.audit_probe_seconds else None,
     )
 
 
@@ -77,7 +79,7 @@ def app(env: Mapping[str, str] | None = None) -> Flask:
     settings = Settings.from_env(env)
     configure_logging(settings.log_level, settings.log_format, secrets_of(env))
     catalog = load_catalog(settings.catalog_path)
-    return create_app(build_refresher(settings, catalog), catalog)
+    return create_app(build_refresher(settings, catalog), catalog, settings.refresh_token)
 
 
 def refuse_more_workers(count: int) -> None:

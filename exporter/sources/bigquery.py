@@ -144,6 +144,13 @@ class BigQueryAudit:
                 valid_until=recompute_at(answer),
             )
 
+    def changed(self, previous: Reading) -> bool:
+        """Whether the table's free metadata moved; never for tables of which it does not. See `Source.changed`."""
+        with self._errors(), self._adapter.deadline(self.timeout_seconds):
+            client = self._connected()
+            table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
+            return table.table_type not in ALWAYS_QUERIED and _token(table, self._settings.max_series) != previous.token
+
     @contextlib.contextmanager
     def history(self, until: float) -> Iterator[tuple[AuditQuery, Iterator[Mapping[str, Any]]]]:
         """The query of `AuditQuery.history`, which is billed, and its rows, page by page, under one deadline.

@@ -155,6 +155,11 @@ class DuckDBAudit:
                 valid_until=recompute_at(answer),
             )
 
+    def changed(self, previous: Reading) -> bool:
+        """Whether the files are others than those that were read. See `Source.changed`."""
+        with errors(self._location):
+            return _token(self._files(), self._settings.max_series) != previous.token
+
     @contextlib.contextmanager
     def history(self, until: float) -> Iterator[tuple[AuditQuery, Iterator[Mapping[str, Any]]]]:
         """The query of `AuditQuery.history` and its rows, a few at a time. All inside shares the deadline.

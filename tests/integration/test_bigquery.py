@@ -671,3 +671,25 @@ def test_plan_says_what_a_query_would_process_and_runs_none(connect, table, prox
     sent = [r.json() for r in proxy.requests if r.method == "POST" and r.path.endswith("/jobs")]
     assert [content["configuration"].get("dryRun") for content in sent] == [True]
     assert outcomes(source) == {"executed": 0, "cached": 0, "skipped": 0}
+
+
+# -- between two refreshes ---------------------------------------------------------------------------------------------
+
+
+def test_a_look_asks_for_the_metadata_alone(
+    connect: Connect, table: str, bigquery_emulator: BigQueryEmulator, proxy: faults.FaultProxy
+):
+    source = connect(table)
+    reading = source.read(None)
+    sent = len(proxy.requests)
+    assert not source.changed(reading)
+    bigquery_emulator.load(table, [row(0.1, r2=0.9)])
+    assert source.changed(reading)
+    assert [(r.method, "/tables/" in r.path) for r in proxy.requests[sent:]] == [("GET", True)] * 2
+    assert outcomes(source) == {"executed": 1, "cached": 0, "skipped": 0}
+
+
+def test_a_look_at_a_view_says_nothing(connect: Connect, table: str, bigquery_emulator: BigQueryEmulator):
+    view = bigquery_emulator.create_view(f"SELECT * FROM `{table}` WHERE timestamp >= TIMESTAMP('1900-01-01')")
+    source = connect(view)
+    assert not source.changed(source.read(None))
