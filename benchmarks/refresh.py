@@ -156,12 +156,12 @@ def models_catalogue(path: Path) -> Path:
             "name": f"bench_value_{place}",
             "type": "gauge",
             "help": f"Value {place} of a model.",
-            "labels": {"model": MODEL_COLUMN},
             "from": [{"audit": f"value_{place}"}],
         }
         for place in range(METRICS)
     ]
-    content = {"version": 1, "audit": {"table": _LOG, "timestamp": "timestamp"}, "metrics": metrics}
+    audit = {"table": _LOG, "timestamp": "timestamp", "labels": {"model": MODEL_COLUMN}}
+    content = {"version": 1, "audit": audit, "metrics": metrics}
     path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
     return path
 

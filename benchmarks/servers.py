@@ -78,6 +78,10 @@ class ManySeries:
             observations=observations,
         )
 
+    def changed(self, _previous: Reading) -> bool:
+        """Never looked at between refreshes."""
+        return False
+
     def want(self, metrics: frozenset[str]) -> None:
         """Nothing to choose."""
 

@@ -75,6 +75,10 @@ class Coming:
             observations={FAMILY: Observation(samples, now)},
         )
 
+    def changed(self, _previous: Reading) -> bool:
+        """Never looked at between refreshes."""
+        return False
+
     def want(self, metrics: frozenset[str]) -> None:
         """Nothing to choose."""
 

@@ -1,11 +1,13 @@
-"""The HTTP routes. They read the refresher's current state and nothing else: no I/O, no thread, no connection."""
+"""The HTTP routes. They read the refresher's current state, or wake its loop: no I/O, no thread, no connection."""
 
 import functools
+import hmac
 import json
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from flask import Flask, Response, render_template
+from flask import Flask, Response, render_template, request
 from werkzeug.datastructures import Accept, MIMEAccept
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_accept_header
@@ -13,6 +15,7 @@ from werkzeug.http import parse_accept_header
 from exporter import health, metrics
 from exporter.catalog import Catalog
 from exporter.refresh import Refresher
+from exporter.settings import Secret
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -22,8 +25,12 @@ Body = Literal["text", "text_gzip", "openmetrics", "openmetrics_gzip"]
 """One of the bodies of an Exposition."""
 
 
-def create_app(refresher: Refresher, catalog: Catalog) -> Flask:
-    """The WSGI application over a refresher, which somebody else starts and stops."""
+def create_app(refresher: Refresher, catalog: Catalog, refresh_token: Secret | None = None) -> Flask:
+    """The WSGI application over a refresher, which somebody else starts and stops.
+
+    Args:
+        refresh_token: what `POST /-/refresh` asks for; None for no such path.
+    """
     app = Flask(__name__, static_folder=None)
     app.extensions["refresher"] = refresher
 
@@ -58,6 +65,11 @@ def create_app(refresher: Refresher, catalog: Catalog) -> Flask:
     def index() -> str:
         return render_template("index.html", report=current_report())
 
+    if refresh_token is not None:
+        app.add_url_rule(
+            "/-/refresh", view_func=Refresh(refresher, refresh_token), methods=["POST"], endpoint="refresh"
+        )
+
     @app.errorhandler(HTTPException)
     def refuse(error: HTTPException) -> Response:
         response = _plain(f"{error.code} {error.name}", error.code or 500)
@@ -76,6 +88,37 @@ def create_app(refresher: Refresher, catalog: Catalog) -> Flask:
         )
 
     return app
+
+
+class Refresh:
+    """Answers `POST /-/refresh`: has the loop refresh, and does not wait for it."""
+
+    def __init__(self, refresher: Refresher, token: Secret) -> None:
+        self._refresher = refresher
+        self._token = token
+
+    def __call__(self) -> Response:
+        """One request."""
+        if not self._may():
+            headers = {"WWW-Authenticate": 'Bearer realm="mlops-exporter"'}
+            return _json({"status": "refused", "detail": "a bearer token is needed, and this is not it"}, 401, headers)
+        force = request.args.get("force", "false").lower()
+        if force not in ("true", "false"):
+            return _json({"status": "refused", "detail": "force: expected true or false"}, 400)
+        asked = self._refresher.ask_now(force=force == "true")
+        content: dict[str, Any] = {"status": asked.outcome}
+        if asked.left_alone:
+            content["left_alone_seconds"] = {name: round(seconds, 1) for name, seconds in asked.left_alone.items()}
+        if asked.retry_after > 0:
+            seconds = math.ceil(asked.retry_after)
+            return _json({**content, "retry_after_seconds": seconds}, 429, {"Retry-After": str(seconds)})
+        return _json(content, 202)
+
+    def _may(self) -> bool:
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        # Header values arrive as Latin-1. The comparison takes as long for a wrong token as for the right one.
+        same = hmac.compare_digest(given.strip().encode("latin-1", "replace"), self._token.reveal().encode())
+        return same and scheme.lower() == "bearer"
 
 
 class Scrapes:
@@ -124,6 +167,11 @@ def _wants_openmetrics(accepted: MIMEAccept) -> bool:
         if name in best:
             best[name] = max(best[name], quality)
     return 0 < best["application/openmetrics-text"] >= best["text/plain"]
+
+
+def _json(content: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> Response:
+    body = json.dumps(content) + "\n"
+    return Response(body, status, {**(headers or {}), "Cache-Control": "no-store"}, mimetype="application/json")
 
 
 def _plain(text: str, status: int) -> Response:

@@ -5,6 +5,7 @@ are those of Prometheus (https://prometheus.io/docs/concepts/data_model/) and Op
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import math
 import re
@@ -84,7 +85,10 @@ Origin = NewestColumn | CountRows | XCom | AirflowFigure
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """One metric. `origins` are in order of preference; an alias has none and shows the value of `alias_of`."""
+    """One metric. `origins` are in order of preference; an alias has none and shows the value of `alias_of`.
+
+    `labels` begin with those of `AuditSpec.labels` where the value comes from the audit log.
+    """
 
     name: str
     type: str
@@ -97,12 +101,16 @@ class MetricSpec:
 
 @dataclass(frozen=True, slots=True)
 class AuditSpec:
-    """The audit table. Each entry of `missing` holds values that, all together in one row, mean NULL in its columns."""
+    """The audit table. Each entry of `missing` holds values that, all together in one row, mean NULL in its columns.
+
+    `labels` pairs label names with the columns that hold their values; rows are told apart by them.
+    """
 
     table: str
     timestamp: str
     env: str | None
     missing: tuple[tuple[tuple[str, float], ...], ...]
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,7 @@ class Catalog:
         names = [self.audit.timestamp]
         if self.audit.env:
             names.append(self.audit.env)
+        names.extend(column for _, column in self.audit.labels)
         for _, origin in self.audit_metrics():
             names.append(origin.column)
             if isinstance(origin, CountRows) and origin.where:
@@ -290,10 +299,38 @@ class _Parser:
                     metrics.append(metric)
                     lines.setdefault(metric.name, node)
         self.aliases(metrics, lines)
+        if audit is not None and audit.labels:
+            metrics = self.labelled(metrics, audit, lines)
         return audit, tuple(metrics)
 
+    def labelled(self, metrics: list[MetricSpec], audit: AuditSpec, lines: Mapping[str, yaml.Node]) -> list[MetricSpec]:
+        """The metrics with the labels that the audit log's columns give, before their own."""
+        given = tuple(label for label, _ in audit.labels)
+        shown = ", ".join(given)
+        from_audit = set()
+        for metric in metrics:
+            if not any(isinstance(origin, NewestColumn | CountRows) for origin in metric.origins):
+                continue
+            from_audit.add(metric.name)
+            node = lines[metric.name]
+            for label in set(given) & set(metric.labels):
+                self.note(node, f"{metric.name}: label {label!r} is in audit.labels, which adds it already")
+            if not all(isinstance(origin, NewestColumn | CountRows) for origin in metric.origins):
+                self.note(
+                    node,
+                    f"{metric.name}: has the labels of audit.labels ({shown}), which an XCom cannot give: take the "
+                    "xcom origin out, or make it a metric of its own",
+                )
+        return [
+            dataclasses.replace(metric, labels=(*given, *metric.labels))
+            if metric.name in from_audit or metric.alias_of in from_audit
+            else metric
+            for metric in metrics
+        ]
+
     def audit(self, node: yaml.Node) -> AuditSpec:
-        entries = self.mapping(node, "audit", ("table", "timestamp", "env", "missing"), ("table", "timestamp"))
+        known = ("table", "timestamp", "env", "labels", "missing")
+        entries = self.mapping(node, "audit", known, ("table", "timestamp"))
         table = self.text(entries["table"], "audit.table") if "table" in entries else ""
         if table and not _TABLE.fullmatch(table):
             self.note(entries["table"], f"audit.table: {table!r} is not dataset.table or project.dataset.table")
@@ -310,7 +347,12 @@ class _Parser:
                 if not pairs and isinstance(item, yaml.MappingNode):
                     self.note(item, "audit.missing: expected at least one column with its value")
                 missing.append(tuple(pairs))
-        return AuditSpec(table, timestamp, env, tuple(missing))
+        labels = []
+        if "labels" in entries:
+            for label, column_node in self.entries(entries["labels"], "audit.labels").items():
+                self.label(label, column_node, "audit.labels")
+                labels.append((label, self.column(column_node, f"audit.labels: {label}")))
+        return AuditSpec(table, timestamp, env, tuple(missing), tuple(labels))
 
     def metric(self, node: yaml.Node) -> MetricSpec | None:
         known = ("name", "type", "help", "labels", "buckets", "from", "alias_of")
@@ -380,16 +422,21 @@ class _Parser:
             label = self.text(item, f"{name}: label")
             if not label:
                 continue
-            if not _LABEL_NAME.fullmatch(label) or label.startswith("__"):
-                self.note(item, f"{name}: {label!r} is not a legal label name")
-            elif label in TARGET_LABELS:
-                self.note(item, f"{name}: label {label!r} is set by Prometheus for the whole target")
-            elif label in ("le", "quantile"):
-                self.note(item, f"{name}: label {label!r} is reserved for histograms and summaries")
-            elif label in found:
+            if label in found:
                 self.note(item, f"{name}: label {label!r} appears twice")
+            else:
+                self.label(label, item, name)
             found.append(label)
         return tuple(found)
+
+    def label(self, label: str, node: yaml.Node, name: str) -> None:
+        """Note what keeps a text from being a label's name."""
+        if not _LABEL_NAME.fullmatch(label) or label.startswith("__"):
+            self.note(node, f"{name}: {label!r} is not a legal label name")
+        elif label in TARGET_LABELS:
+            self.note(node, f"{name}: label {label!r} is set by Prometheus for the whole target")
+        elif label in ("le", "quantile"):
+            self.note(node, f"{name}: label {label!r} is reserved for histograms and summaries")
 
     def buckets(self, node: yaml.Node, name: str, kind: str) -> tuple[float, ...]:
         if kind != "histogram":

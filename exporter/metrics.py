@@ -4,10 +4,11 @@ Families are built afresh for every snapshot, so no label outlives its value. Na
 families stand in OWN_FAMILIES, those of the pipeline's in the catalogue, and nowhere else.
 """
 
-import gzip
 import platform
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -20,9 +21,9 @@ from prometheus_client.utils import floatToGoString
 
 from exporter import __version__
 from exporter.catalog import Catalog, MetricSpec
-from exporter.choice import Choice, choose
+from exporter.choice import AUDIT, Choice, choose
 from exporter.errors import FAILURE_REASONS
-from exporter.snapshot import HistogramSample, Sample, Snapshot
+from exporter.snapshot import Grid, HistogramSample, Labels, Sample, Snapshot
 
 TEXT: Final = CONTENT_TYPE_PLAIN_0_0_4
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -81,6 +82,11 @@ OWN_FAMILIES: Final = (
         "Timestamp of the newest audit row, in Unix seconds.",
     ),
     OwnFamily(
+        "mlops_exporter_series_dropped",
+        "gauge",
+        "Series from the audit log that EXPORTER_MAX_SERIES leaves out, at most: a column may be empty for some.",
+    ),
+    OwnFamily(
         "mlops_exporter_bigquery_queries_total",
         "counter",
         "Audit queries by outcome: executed, answered from BigQuery's cache, or skipped because nothing changed.",
@@ -121,6 +127,26 @@ _PROCESS: Final[tuple[Collector, ...]] = (
 )
 
 
+LINES_AT_ONCE: Final = 500
+"""Lines that are put together before they are compressed, during which other threads run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A metric of the catalogue, written out by this module: the library takes ten times as long, and needs an object
+    with a dict for each sample."""
+
+    name: str
+    type: str
+    documentation: str
+    labels: tuple[str, ...]
+    samples: tuple[Sample, ...] | Grid
+
+    def library(self) -> Metric:
+        """The same as the library's family, without samples."""
+        return _family(self.name, self.type, self.documentation, self.labels)
+
+
 @dataclass(frozen=True)
 class Exposition:
     """What `/metrics` answers, ready to send: both formats, plain and gzip."""
@@ -139,16 +165,88 @@ class _Static(Collector):
         return self._families
 
 
-def render(families: Iterable[Metric]) -> Exposition:
-    """All four bodies of one set of families."""
-    collector = _Static(families)
-    text = generate_latest(collector)
-    om = openmetrics.generate_latest(collector)  # type: ignore[no-untyped-call]
-    # Level 1 is nearly as small on exposition text as level 9, and fast. No time stamp: same in, same out.
-    return Exposition(text, gzip.compress(text, 1, mtime=0), om, gzip.compress(om, 1, mtime=0))
+class _Body:
+    """One body, plain and gzip, as it grows."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        # Level 1 is nearly as small on exposition text as level 9, and fast. zlib's gzip header holds no time: same
+        # in, same out.
+        self._gzip = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+        self._compressed: list[bytes] = []
+
+    def add(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._compressed.append(self._gzip.compress(part))
+
+    def whole(self) -> tuple[bytes, bytes]:
+        self._compressed.append(self._gzip.flush())
+        return b"".join(self._parts), b"".join(self._compressed)
 
 
-def families(catalog: Catalog, snapshot: Snapshot, loop_errors: int = 0) -> Iterator[Metric]:
+def render(families: Iterable[Metric | Family]) -> Exposition:
+    """All four bodies of one set of families, a few lines at a time, between which other threads run."""
+    text, om = _Body(), _Body()
+    escaped = _Escaped()
+    for family in families:
+        found = _Static([family.library() if isinstance(family, Family) else family])
+        text.add(generate_latest(found))
+        om.add(openmetrics.generate_latest(found).removesuffix(_EOF))  # type: ignore[no-untyped-call]
+        if isinstance(family, Family):
+            lines = _lines(family, escaped)
+            while some := "".join(islice(lines, LINES_AT_ONCE)):
+                part = some.encode()  # samples of these types are the same in both formats
+                text.add(part)
+                om.add(part)
+    om.add(_EOF)
+    return Exposition(*text.whole(), *om.whole())
+
+
+_EOF: Final = b"# EOF\n"
+
+
+class _Escaped:
+    """The label sets' values as they are written, made once for all families that share them."""
+
+    def __init__(self) -> None:
+        self._sets: tuple[Labels, ...] = ()
+        self._values: list[tuple[str, ...]] = []
+
+    def __call__(self, sets: tuple[Labels, ...]) -> list[tuple[str, ...]]:
+        if sets is not self._sets:
+            order = sorted(range(len(sets[0])), key=lambda place: sets[0][place][0]) if sets else []
+            self._values = [tuple(_escape(labels[place][1]) for place in order) for labels in sets]
+            self._sets = sets
+        return self._values
+
+
+def _lines(family: Family, escaped: _Escaped) -> Iterator[str]:
+    """The family's samples as both formats write them: labels by name, values as Go writes them."""
+    if not isinstance(family.samples, Grid):
+        for sample in family.samples:
+            pairs = ",".join(f'{name}="{_escape(value)}"' for name, value in sorted(sample.labels))
+            value = floatToGoString(sample.value)  # type: ignore[no-untyped-call]
+            yield f"{family.name}{{{pairs}}} {value}\n" if pairs else f"{family.name} {value}\n"
+        return
+    sets = family.samples.sets
+    templates = []
+    for own, values in family.samples.columns:
+        known = {name: _escape(value).replace("%", "%%") for name, value in own}
+        names = sorted([*known, *(name for name, _ in sets[0])]) if sets else []
+        pairs = ",".join(f'{name}="{known.get(name, "%s")}"' for name in names)
+        templates.append((f"{family.name}{{{pairs}}} ", values))
+    for row, written in enumerate(escaped(sets)):
+        for template, values in templates:
+            number = values[row]
+            if number == number:  # noqa: PLR0124 -- not NaN
+                yield f"{template % written}{floatToGoString(number)}\n"  # type: ignore[no-untyped-call]
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def families(catalog: Catalog, snapshot: Snapshot, loop_errors: int = 0) -> Iterator[Metric | Family]:
     """All families of a snapshot: the catalogue's, the exporter's own, the process's."""
     chosen = choose(catalog, snapshot)
     for metric in catalog.metrics:
@@ -159,15 +257,16 @@ def families(catalog: Catalog, snapshot: Snapshot, loop_errors: int = 0) -> Iter
         yield from collector.collect()
 
 
-def _catalogue_family(metric: MetricSpec, choice: Choice) -> Metric:
-    family = _family(metric.name, metric.type, f"{metric.help} {CACHED}", metric.labels)
-    for sample in choice.observation.samples:
-        values = [value for _, value in sample.labels]
-        if isinstance(sample, HistogramSample):
-            assert isinstance(family, HistogramMetricFamily)  # noqa: S101 -- the catalogue allows no other
-            family.add_metric(values, _cumulative(metric.buckets, sample), sample.sum)
-        else:
-            family.add_metric(values, sample.value)  # type: ignore[attr-defined]  # not on the common base
+def _catalogue_family(metric: MetricSpec, choice: Choice) -> Metric | Family:
+    samples = choice.observation.samples
+    documentation = f"{metric.help} {CACHED}"
+    if metric.type != "histogram":
+        plain = samples if isinstance(samples, Grid) else tuple(s for s in samples if isinstance(s, Sample))
+        return Family(metric.name, metric.type, documentation, metric.labels, plain)
+    family = HistogramMetricFamily(metric.name, documentation, labels=list(metric.labels))
+    for sample in samples:
+        assert isinstance(sample, HistogramSample)  # noqa: S101 -- a histogram has no others
+        family.add_metric([value for _, value in sample.labels], _cumulative(metric.buckets, sample), sample.sum)
     return family
 
 
@@ -219,6 +318,9 @@ def _own_families(snapshot: Snapshot, chosen: Mapping[str, Choice], loop_errors:
         if isinstance(at := reading.facts.get("last_record_at"), int | float)
     ]
     yield _own("mlops_exporter_audit_last_record_timestamp_seconds", last_record)
+    audit = snapshot.readings.get(AUDIT)
+    dropped = audit.facts.get("series_dropped", 0) if audit is not None else None
+    yield _own("mlops_exporter_series_dropped", [((), float(dropped))] if isinstance(dropped, int) else [])
     for name, none_yet in ZERO_TELEMETRY.items():
         samples = snapshot.telemetry.get(name, none_yet)
         yield _own(name, [(tuple(value for _, value in sample.labels), sample.value) for sample in samples])

@@ -10,11 +10,15 @@ The policy, for a source that fails:
 - its last good reading is shown until it is `stale_after` old, then its series are dropped;
 - it is asked again one interval later, plus up to a tenth at random; where asking does harm (credentials, permission,
   quota) the wait doubles up to BACK_OFF_LIMIT, and a Retry-After is obeyed.
+
+Between two refreshes a source may be asked to `ask_now` (but not where asking does harm), and a source with a probe
+interval is looked at for free, and read only if that look says that it changed.
 """
 
 import contextlib
 import dataclasses
 import logging
+import math
 import queue
 import random
 import re
@@ -25,21 +29,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from exporter import metrics
+from exporter.carry import carried
 from exporter.catalog import Catalog, CountRows
-from exporter.choice import needed_from
+from exporter.choice import AUDIT, needed_from
 from exporter.errors import BACKING_OFF, SourceError, SourceTimeout, StateError
 from exporter.ledger import Ledger
-from exporter.snapshot import (
-    Carry,
-    CounterKey,
-    HistogramSample,
-    Observation,
-    Reading,
-    Sample,
-    Snapshot,
-    SourceStatus,
-    carry_on,
-)
+from exporter.snapshot import Reading, Sample, Snapshot, SourceStatus
 from exporter.sources import Source
 
 log = logging.getLogger(__name__)
@@ -55,6 +50,9 @@ HEARTBEAT_SECONDS: Final = 5.0
 """The loop turns at least this often, whatever it waits for."""
 UNHEALTHY_AFTER_SECONDS: Final = 60.0
 """Without a turn for this long the loop counts as dead."""
+ASK_SECONDS: Final = 5.0
+FORCE_SECONDS: Final = 60.0
+"""Least time between two calls of `ask_now` that are obeyed; forced ones are billed."""
 _DIGITS: Final = re.compile(r"\d+")
 """Left out when two failures are compared, so that one outage is logged once although its message counts seconds."""
 
@@ -74,8 +72,13 @@ class _Tracked:
 
     source: Source
     thread: threading.Thread | None = None
-    requests: "queue.SimpleQueue[Reading | _Stop | None]" = field(default_factory=queue.SimpleQueue)
+    requests: "queue.SimpleQueue[Reading | _Probe | _Stop | None]" = field(default_factory=queue.SimpleQueue)
     due: float = 0.0
+    probe_due: float = math.inf
+    probing: bool = False
+    asked_now: bool = False
+    forced: bool = False
+    left_alone_until: float = 0.0
     wanted: frozenset[str] = frozenset()
     asked_for: frozenset[str] = frozenset()
     started: float | None = None
@@ -97,10 +100,34 @@ class _Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class _Probe:
+    """Asks a source's thread for a look that costs nothing, and for a read if that says that something changed."""
+
+    previous: Reading
+
+
+@dataclass(frozen=True, slots=True)
 class _Result:
+    """What came of a read; the outcome is None where a probe found nothing new."""
+
     tracked: _Tracked
-    outcome: Reading | SourceError
+    outcome: Reading | SourceError | None
     duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What `ask_now` did.
+
+    Attributes:
+        outcome: `accepted`; `waiting`, when an earlier wish that is not begun yet serves this one too; `too soon`.
+        retry_after: seconds until it makes sense to ask again; 0 unless it was too soon.
+        left_alone: sources that are not asked, with the seconds until they are, because asking does harm now.
+    """
+
+    outcome: str
+    retry_after: float
+    left_alone: Mapping[str, float]
 
 
 class Refresher:
@@ -109,6 +136,7 @@ class Refresher:
     Args:
         interval: seconds between two refreshes of a source.
         stale_after: seconds for which the last good reading of a source that is down is shown.
+        probes: seconds between two free looks, by name of the source.
         wall: Unix seconds. It may jump; ages and waits are measured with `monotonic`.
         jitter: a random number from 0 to 1.
     """
@@ -121,6 +149,7 @@ class Refresher:
         *,
         interval: float,
         stale_after: float,
+        probes: Mapping[str, float] | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
@@ -129,14 +158,19 @@ class Refresher:
         self._ledger = ledger
         self._interval = interval
         self._stale_after = stale_after
+        self._probes = dict(probes or {})
         self._wall = wall
         self._monotonic = monotonic
         self._jitter = jitter
         self._results: queue.SimpleQueue[_Result | None] = queue.SimpleQueue()
         self._tracked = [_Tracked(source, due=monotonic()) for source in sources]
-        self._counters = frozenset(
-            metric.name for metric, origin in catalog.audit_metrics() if isinstance(origin, CountRows)
-        )
+        self._counters = {
+            metric.name: metric.labels for metric, origin in catalog.audit_metrics() if isinstance(origin, CountRows)
+        }
+        self._wishes = threading.Lock()
+        self._wish: bool | None = None
+        """Whether to force, once somebody asked and the loop has not seen it yet."""
+        self._wished_at = self._forced_at = -math.inf
         self._state_problem = ledger.problem
         self._errors = 0
         self._dirty_since: float | None = None
@@ -174,6 +208,33 @@ class Refresher:
         return all(thread is not None and thread.is_alive() for thread in threads) and (
             self._monotonic() - self._beat < UNHEALTHY_AFTER_SECONDS
         )
+
+    def ask_now(self, *, force: bool = False) -> Asked:
+        """Have all sources asked at once instead of at their next turn. Returns at once; from any thread.
+
+        A source whose call is under way is asked again after it, since that call may have missed what is new.
+
+        Args:
+            force: read the audit log even if its metadata says that nothing changed. In BigQuery that is billed.
+        """
+        now = self._monotonic()
+        left_alone = {t.source.name: t.left_alone_until - now for t in self._tracked if t.left_alone_until > now}
+        with self._wishes:
+            pending = self._wish is not None or any(t.asked_now for t in self._tracked)
+            pending_force = self._wish is True or any(t.forced for t in self._tracked)
+            if pending_force or (pending and not force):
+                return Asked("waiting", 0.0, left_alone)
+            wait = max(self._wished_at + ASK_SECONDS, self._forced_at + FORCE_SECONDS if force else 0.0) - now
+            if len(left_alone) == len(self._tracked):
+                wait = max(wait, min(left_alone.values(), default=0.0))
+            if wait > 0:
+                return Asked("too soon", wait, left_alone)
+            self._wish, self._wished_at = force, now
+            if force:
+                self._forced_at = now
+        log.info("asked to refresh now%s", ", whatever the metadata says" if force else "")
+        self._results.put(None)  # wakes the loop
+        return Asked("accepted", 0.0, left_alone)
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -242,13 +303,18 @@ class Refresher:
             if result is not None:
                 self._settle(result)
         now = self._monotonic()
+        self._take_wish(now)
         for tracked in self._tracked:
             if tracked.started is not None and now - tracked.started > tracked.source.timeout_seconds + GRACE_SECONDS:
                 self._overdue(tracked, now)
-            elif tracked.started is None and tracked.due <= now:
+            elif tracked.started is None and (tracked.due <= now or tracked.asked_now):
                 self._ask(tracked, now)
+            elif tracked.started is None and self._probe_due(tracked) <= now:
+                self._probe(tracked, now)
         self._expire(now)
-        waiting = any(tracked.started is not None and not tracked.late for tracked in self._tracked)
+        waiting = any(
+            tracked.started is not None and not tracked.late and not tracked.probing for tracked in self._tracked
+        )
         if self._dirty_since is not None and (not waiting or now - self._dirty_since >= SETTLE_SECONDS):
             self._state = self._make_state()
             self._dirty_since = None
@@ -266,6 +332,25 @@ class Refresher:
             if tracked.up and tracked.started is None and wanted - tracked.asked_for:
                 tracked.due = now
 
+    def _take_wish(self, now: float) -> None:
+        with self._wishes:
+            wish, self._wish = self._wish, None
+            if wish is None:
+                return
+            for tracked in self._tracked:
+                if tracked.left_alone_until <= now:
+                    tracked.asked_now = True
+                    tracked.forced |= wish and tracked.source.name == AUDIT
+
+    def _probe_due(self, tracked: _Tracked) -> float:
+        """When to look at the source for free; never while it is down, since a look says nothing then."""
+        return tracked.probe_due if tracked.up and tracked.reading is not None else math.inf
+
+    def _probe(self, tracked: _Tracked, now: float) -> None:
+        assert tracked.reading is not None  # noqa: S101 -- _probe_due says so
+        tracked.started, tracked.late, tracked.probing = now, False, True
+        tracked.requests.put(_Probe(tracked.reading))
+
     def _ask(self, tracked: _Tracked, now: float) -> None:
         if tracked.thread is None:
             tracked.thread = threading.Thread(
@@ -274,7 +359,11 @@ class Refresher:
             tracked.thread.start()
         tracked.started, tracked.started_at, tracked.late = now, self._wall(), False
         tracked.asked_for = tracked.wanted
-        tracked.requests.put(tracked.reading)
+        previous = tracked.reading
+        if tracked.forced and previous is not None:
+            previous = dataclasses.replace(previous, token=None)  # which never says that nothing changed
+        tracked.asked_now = tracked.forced = False
+        tracked.requests.put(previous)
 
     def _work(self, tracked: _Tracked) -> None:
         """A source's thread: one read at a time, each answered with a reading or an error."""
@@ -283,9 +372,13 @@ class Refresher:
             if isinstance(request, _Stop):
                 return
             began = self._monotonic()
-            outcome: Reading | SourceError
+            outcome: Reading | SourceError | None
             try:
-                outcome = tracked.source.read(request)
+                if isinstance(request, _Probe):
+                    changed = self._looks_changed(tracked.source, request.previous)
+                    outcome = tracked.source.read(request.previous) if changed else None
+                else:
+                    outcome = tracked.source.read(request)
             except SourceError as error:
                 outcome = error
             except Exception as error:
@@ -294,9 +387,21 @@ class Refresher:
                 outcome = SourceError(f"Bug in the exporter ({type(error).__name__}); the log has the traceback.")
             self._results.put(_Result(tracked, outcome, self._monotonic() - began))
 
+    @staticmethod
+    def _looks_changed(source: Source, previous: Reading) -> bool:
+        try:
+            return source.changed(previous)
+        except SourceError as error:
+            # The next refresh will say so, if it is still so.
+            log.debug("the look at source %s between two refreshes failed: %s", source.name, error)
+            return False
+
     def _settle(self, result: _Result) -> None:
         tracked, now = result.tracked, self._monotonic()
-        was_late, tracked.started, tracked.late = tracked.late, None, False
+        was_late, tracked.started, tracked.late, tracked.probing = tracked.late, None, False, False
+        tracked.probe_due = now + self._probes.get(tracked.source.name, math.inf)
+        if result.outcome is None:
+            return
         self._touch(now)
         if isinstance(result.outcome, Reading):
             self._succeed(tracked, result.outcome, now, counted=was_late)
@@ -310,13 +415,15 @@ class Refresher:
             tracked.refreshes += 1
         if tracked.up is False:
             log.info("source %s is back", tracked.source.name)
-        reading = self._carried(reading, tracked.reading)
+        reading = carried(reading, tracked.reading, self._counters)
         self._log_changes(tracked, reading)
         tracked.reading, tracked.confirmed = reading, now
         tracked.up, tracked.error, tracked.reason, tracked.failed_in_a_row = True, None, None, 0
-        # From the time that it was due, not from now, so that refreshes do not drift.
-        on_schedule = tracked.due + self._interval
-        tracked.due = on_schedule if on_schedule > now else now + self._interval
+        tracked.left_alone_until = 0.0
+        if tracked.due <= now:  # else it was asked before its turn, which stays
+            # From the time that it was due, not from now, so that refreshes do not drift.
+            on_schedule = tracked.due + self._interval
+            tracked.due = on_schedule if on_schedule > now else now + self._interval
         try:
             self._ledger.save_reading(reading)
         except StateError as error:
@@ -343,6 +450,8 @@ class Refresher:
         if error.retry_after is not None:
             wait = max(wait, min(error.retry_after, RETRY_AFTER_LIMIT))
         tracked.due = now + wait * (1.0 + JITTER * self._jitter())
+        harmful = error.reason in BACKING_OFF or error.retry_after is not None
+        tracked.left_alone_until = tracked.due if harmful else 0.0
         self._touch(now)
 
     def _overdue(self, tracked: _Tracked, now: float) -> None:
@@ -371,7 +480,7 @@ class Refresher:
         times = []
         for tracked in self._tracked:
             if tracked.started is None or tracked.late:
-                times.append(tracked.due)
+                times += [tracked.due, self._probe_due(tracked)] if tracked.started is None else [tracked.due]
             else:
                 times.append(tracked.started + tracked.source.timeout_seconds + GRACE_SECONDS + 0.001)
             if tracked.source.name in self._state.snapshot.readings:
@@ -390,30 +499,6 @@ class Refresher:
         age = max(0.0, self._wall() - reading.read_at)
         tracked.reading, tracked.confirmed = reading, self._monotonic() - age
         log.info("source %s: going on from a reading that is %.0f s old", tracked.source.name, age)
-
-    def _carried(self, reading: Reading, previous: Reading | None) -> Reading:
-        """The reading with its counters carried on from the previous one, so that none of them steps back."""
-        before: Mapping[CounterKey, Carry] = previous.carries if previous is not None else {}
-        if previous is not None and reading.queried_at == previous.queried_at and reading.carries is previous.carries:
-            return reading  # confirmed, not read anew: it is carried already
-        carries = dict(before)
-        observations = dict(reading.observations)
-        for name in self._counters & observations.keys():
-            samples: list[Sample | HistogramSample] = []
-            for sample in observations[name].samples:
-                assert isinstance(sample, Sample)  # noqa: S101 -- counts of rows are no histograms
-                carry = carry_on(before, (name, sample.labels), sample.value)
-                if carry.offset and carry.offset != before[name, sample.labels].offset:
-                    log.warning(
-                        "source %s counts fewer rows for %s than before (rows were deleted, or the table was made "
-                        "anew): the counter goes on from where it was",
-                        reading.source,
-                        name,
-                    )
-                carries[name, sample.labels] = carry
-                samples.append(Sample(sample.labels, carry.raw + carry.offset))
-            observations[name] = Observation(tuple(samples), observations[name].observed_at)
-        return dataclasses.replace(reading, observations=observations, carries=carries)
 
     def _log_changes(self, tracked: _Tracked, reading: Reading) -> None:
         """Say once, not at every refresh, what an operator should know of a reading."""

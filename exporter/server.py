@@ -5,6 +5,7 @@ same with gunicorn's own command line. The loop starts when the worker has start
 would query, and bill, on its own, so more than one is refused.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -24,6 +25,7 @@ from exporter.logs import configure_logging
 from exporter.refresh import Refresher
 from exporter.settings import Settings, secrets_of
 from exporter.sources import build_sources
+from exporter.sources.audit import SOURCE_NAME
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,9 @@ GRACE_SECONDS: Final = 1
 SWITCH_SECONDS: Final = 0.0002
 """How long a thread that computes keeps a waiting one from the interpreter. A scrape needs it several times, and at
 Python's 5 ms each it would wait for most of them while a large exposition is rendered."""
+COLLECT: Final = (700, 10, 1000)
+"""Thresholds of the garbage collector. Its full passes stop every thread; at Python's third one of 10, readings with
+many samples would set one off at each refresh, and find nothing, since they hold no cycles."""
 
 
 class GunicornLogger(Logger):
@@ -60,6 +65,7 @@ def build_refresher(settings: Settings, catalog: Catalog) -> Refresher:
         ledger,
         interval=settings.refresh_seconds,
         stale_after=settings.stale_after_seconds,
+        probes={SOURCE_NAME: settings.audit_probe_seconds} if settings.audit_probe_seconds else None,
     )
 
 
@@ -73,7 +79,7 @@ def app(env: Mapping[str, str] | None = None) -> Flask:
     settings = Settings.from_env(env)
     configure_logging(settings.log_level, settings.log_format, secrets_of(env))
     catalog = load_catalog(settings.catalog_path)
-    return create_app(build_refresher(settings, catalog), catalog)
+    return create_app(build_refresher(settings, catalog), catalog, settings.refresh_token)
 
 
 def refuse_more_workers(count: int) -> None:
@@ -97,6 +103,9 @@ def before_start(server: Any) -> None:
 def after_worker_start(worker: Any) -> None:
     """gunicorn's `post_worker_init`: the worker can serve; begin refreshing."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()  # what is there now stays until the end: full passes leave it out
+    gc.set_threshold(*COLLECT)
     worker.wsgi.extensions["refresher"].start()
 
 

@@ -75,12 +75,15 @@ class Settings:
     stale_after_seconds: float
     state_dir: Path | None
     catalog_path: Path | None
+    max_series: int
+    refresh_token: Secret | None
     log_level: str
     log_format: str
     audit_url: AuditLocation | None
     audit_table: str | None
     audit_env: str | None
     audit_sample_data: str
+    audit_probe_seconds: float | None
     audit_timeout_seconds: float
     audit_connect_timeout_seconds: float
     audit_max_query_age_seconds: float
@@ -285,6 +288,16 @@ def _header_secret(text: str) -> Secret | None:
     return _secret(text)
 
 
+def _refresh_token(text: str) -> Secret | None:
+    if text and not re.fullmatch(r"[\x21-\x7e]{16,}", text):
+        raise ValueError("a token: at least 16 printable characters without spaces")
+    return _secret(text)
+
+
+def _optional(parse: Callable[[str], float]) -> Callable[[str], float | None]:
+    return lambda text: parse(text) if text else None
+
+
 def _flag(text: str) -> bool:
     return _one_of("true", "false")(text) == "true"
 
@@ -377,6 +390,23 @@ VARIABLES: Final = (
         "A YAML file that replaces the built-in catalogue of metrics. See [the catalogue](catalogue.md).",
     ),
     Variable(
+        "EXPORTER_MAX_SERIES",
+        "max_series",
+        _integer(1, 10_000_000),
+        "200000",
+        "At most this many series from the audit log where the catalogue labels them; of more, those with the newest "
+        "rows. See [many models](catalogue.md#many-models).",
+    ),
+    Variable(
+        "EXPORTER_REFRESH_TOKEN",
+        "refresh_token",
+        _refresh_token,
+        "",
+        "Bearer token that `POST /-/refresh` asks for. Unset: there is no such path. See "
+        "[freshness on demand](freshness.md).",
+        secret=True,
+    ),
+    Variable(
         "EXPORTER_LOG_LEVEL", "log_level", _one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "Least level logged."
     ),
     Variable(
@@ -433,6 +463,14 @@ VARIABLES: Final = (
         "AUDIT_URL is unset, so that a mistyped path never turns into invented data.",
     ),
     Variable("AUDIT_ENV", "audit_env", _text, "", "Count only the rows whose `env` column has this value."),
+    Variable(
+        "AUDIT_PROBE_SECONDS",
+        "audit_probe_seconds",
+        _optional(_number(1, _DAY)),
+        "",
+        "Between two refreshes, ask this often for free whether the audit log changed, and read it only then. Unset: "
+        "not at all. See [freshness on demand](freshness.md).",
+    ),
     Variable(
         "AUDIT_TIMEOUT_SECONDS",
         "audit_timeout_seconds",

@@ -4,7 +4,8 @@ A source's `read()` gives a Reading. The refresh loop puts the last good Reading
 is doing, into one Snapshot, from which `/metrics` and `/health` are made. Times are Unix seconds.
 """
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -33,6 +34,31 @@ class HistogramSample:
 
 
 @dataclass(frozen=True, slots=True)
+class Grid:
+    """The Samples of one metric for many label sets, as plain numbers: 10,000 models with 16 metrics are 16 arrays
+    over one tuple of label sets, not 160,000 objects that the garbage collector visits.
+
+    Attributes:
+        sets: label sets, shared by all metrics of a reading.
+        columns: the metric's own labels, such as `decision="deploy"`, with a value for each label set; NaN stands for
+            no sample.
+    """
+
+    sets: tuple[Labels, ...]
+    columns: tuple[tuple[Labels, "array[float]"], ...]
+
+    def __iter__(self) -> Iterator[Sample]:
+        for row, labels in enumerate(self.sets):
+            for own, values in self.columns:
+                value = values[row]
+                if value == value:  # noqa: PLR0124 -- not NaN
+                    yield Sample((*labels, *own), value)
+
+    def __len__(self) -> int:
+        return sum(1 for _, values in self.columns for value in values if value == value)  # noqa: PLR0124 -- not NaN
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What one source says of one metric.
 
@@ -40,7 +66,7 @@ class Observation:
     None when that is unknown, as for a count over an empty table.
     """
 
-    samples: tuple[Sample | HistogramSample, ...]
+    samples: tuple[Sample | HistogramSample, ...] | Grid
     observed_at: float | None = None
 
 
@@ -83,7 +109,8 @@ class Reading:
         gaps: metrics that this source should give and cannot.
         notes: other things an operator should know, such as rows that were left out.
         facts: what `/health` says about the source: engine, table, rows, ...
-        carries: the counters' carry state, kept even for counters that are missing from this reading.
+        carries: the counters' carry state, kept even for counters that are missing from this reading. A series of a
+            Grid is named only if it was carried on or is not shown now: of the others the value is what was counted.
         valid_until: when the values have to be computed again even if nothing changed; None for never.
     """
 

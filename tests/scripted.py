@@ -36,6 +36,8 @@ class ScriptedSource:
         self.timeout_seconds = 30.0
         self.answer = answer
         self.asked = 0
+        self.looked = 0
+        self.looks_changed: Callable[[Reading], bool] = lambda _: False
         self.wanted: frozenset[str] = frozenset()
         self.closed = False
         self.interruptible = True
@@ -59,6 +61,10 @@ class ScriptedSource:
         if self._interrupted:
             raise SourceTimeout("interrupted")
         return self.answer(previous)
+
+    def changed(self, previous: Reading) -> bool:
+        self.looked += 1
+        return self.looks_changed(previous)
 
     def want(self, metrics: frozenset[str]) -> None:
         self.wanted = metrics

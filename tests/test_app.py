@@ -15,6 +15,7 @@ from exporter.catalog import Catalog, load_catalog
 from exporter.errors import SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.refresh import Refresher
+from exporter.settings import Secret
 from exporter.snapshot import Gap
 from tests.scripted import Clock, ScriptedSource, failing, reading, turn
 
@@ -235,3 +236,77 @@ def test_health_is_one_json_document_with_a_final_newline(client: FlaskClient, r
     text = client.get("/health").text
     assert text.endswith("}\n")
     json.loads(text)
+
+
+# -- POST /-/refresh ---------------------------------------------------------------------------------------------------
+
+TOKEN = "planted-0123456789"
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def asking(refresher: Refresher, catalog: Catalog) -> FlaskClient:
+    return create_app(refresher, catalog, Secret(TOKEN)).test_client()
+
+
+@pytest.mark.parametrize("method", ["get", "post", "put"])
+def test_without_a_token_there_is_no_such_path(client: FlaskClient, method: str):
+    assert getattr(client, method)("/-/refresh", headers=bearer("")).status_code == 404
+
+
+def test_with_the_token_the_sources_are_asked_and_the_answer_does_not_wait(asking, refresher, source, clock):
+    refresher.run_once()
+    source.hang()
+    answer = asking.post("/-/refresh", headers=bearer(TOKEN))
+    assert (answer.status_code, answer.json) == (202, {"status": "accepted"})
+    assert asking.post("/-/refresh", headers=bearer(TOKEN)).json == {"status": "waiting"}
+    refresher.step()
+    answer = asking.post("/-/refresh", headers=bearer(TOKEN))
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "5")
+    assert answer.json == {"status": "too soon", "retry_after_seconds": 5}
+    source.release()
+
+
+def test_a_source_that_has_to_be_left_alone_is_named(asking, refresher, source):
+    source.answer = failing(SourceUnavailable("slow down", reason="quota", retry_after=89.5))
+    refresher.run_once()
+    answer = asking.post("/-/refresh", headers=bearer(TOKEN))
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "90")
+    assert answer.json["left_alone_seconds"] == {"audit": 89.5}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, bearer("wrong"), bearer(""), bearer(TOKEN + "x"), bearer(TOKEN[:-1]), {"Authorization": f"Basic {TOKEN}"}],
+)
+def test_without_the_right_token_nothing_happens(asking, refresher, source, headers: dict[str, str]):
+    refresher.run_once()
+    answer = asking.post("/-/refresh", headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="mlops-exporter"'
+    assert "planted" not in answer.text
+    refresher.step()
+    assert source.asked == 1
+    assert asking.post("/-/refresh", headers=bearer(TOKEN)).status_code == 202, "no limit was used up"
+
+
+def test_only_a_post_refreshes(asking: FlaskClient):
+    for method in ("get", "put", "delete"):
+        answer = getattr(asking, method)("/-/refresh", headers=bearer(TOKEN))
+        assert answer.status_code == 405
+        assert "POST" in answer.headers["Allow"]
+
+
+@pytest.mark.parametrize(("query", "code"), [("?force=true", 202), ("?force=False", 202), ("?force=yes", 400)])
+def test_force_is_true_or_false(asking: FlaskClient, refresher: Refresher, query: str, code: int):
+    refresher.run_once()
+    assert asking.post(f"/-/refresh{query}", headers=bearer(TOKEN)).status_code == code
+
+
+def test_the_token_is_on_no_page(asking: FlaskClient, refresher: Refresher):
+    refresher.run_once()
+    for path in ("/", "/health", "/metrics", "/-/refresh"):
+        assert "planted" not in asking.get(path).text

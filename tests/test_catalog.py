@@ -167,10 +167,10 @@ def test_no_two_metrics_share_a_sample_name():
 # -- another team's catalogue ------------------------------------------------------------------------------------------
 
 
-def example_on_the_page() -> str:
+def example_on_the_page(number: int = 0) -> str:
     blocks = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 1, "one complete example"
-    return blocks[0]
+    assert len(blocks) == 2, "one complete example, and one of many models"
+    return blocks[number]
 
 
 def test_the_example_on_the_page_loads_with_its_own_table_columns_names_dags_and_keys(tmp_path: Path):
@@ -194,8 +194,20 @@ def test_the_example_on_the_page_loads_with_its_own_table_columns_names_dags_and
     )
 
 
+def test_the_example_of_many_models_labels_what_comes_from_the_audit_log():
+    catalog = parse_catalog(example_on_the_page(1), "many.yaml")
+    assert catalog.audit.labels == (("model", "model_name"), ("region", "region"))
+    assert {metric.name: metric.labels for metric in catalog.metrics} == {
+        "churn_model_auc": ("model", "region"),
+        "churn_auc": ("model", "region"),
+        "churn_model_releases_total": ("model", "region", "decision"),
+        "churn_customers_scored_total": (),
+    }
+    assert {"model_name", "region"} <= set(catalog.audit_columns())
+
+
 def test_the_example_on_the_page_names_nothing_of_the_built_in_pipeline():
-    text = example_on_the_page()
+    text = example_on_the_page(0) + example_on_the_page(1)
     assert not re.search(r"bike|monitor_and_fine_tune|daily_|monitoring_audit", text)
 
 
@@ -215,6 +227,29 @@ def test_the_page_explains_every_key_type_figure_and_reserved_name():
         words |= set(message.split("known: ")[1].rstrip(")").split(", "))
     missing = {word for word in words if not re.search(rf"`[^`\n]*\b{word}(?![a-z])[^`\n]*`", page)}
     assert missing == set()
+
+
+LABELLED = HEAD.replace("at}", "at, labels: {model: m}}")
+
+
+def test_an_xcom_cannot_stand_in_for_a_metric_with_labels_from_the_audit_log():
+    origins = "[{audit: r2}, {xcom: {dag: d, task: t, key: k}}]"
+    assert problems(LABELLED + gauge(origins=origins)) == [
+        "4: shop_r2: has the labels of audit.labels (model), which an XCom cannot give: take the xcom origin out, or "
+        "make it a metric of its own"
+    ]
+
+
+def test_a_label_of_the_audit_log_is_not_declared_again():
+    assert problems(LABELLED + count(labels="[model]")) == [
+        "4: shop_total: label 'model' is in audit.labels, which adds it already"
+    ]
+
+
+def test_a_metric_of_xcoms_alone_stays_without_the_audit_logs_labels():
+    origins = "[{xcom: {dag: d, task: t, key: k}}]"
+    (metric,) = parse_catalog(LABELLED + gauge(origins=origins), "c").metrics
+    assert metric.labels == ()
 
 
 @pytest.mark.parametrize(
@@ -538,7 +573,7 @@ TABLE_RULE = "is not dataset.table or project.dataset.table"
 AUDIT = [
     (
         ["table: a.b", "timestamp: at", "color: red"],
-        "5: audit: unknown key 'color' (known: table, timestamp, env, missing)",
+        "5: audit: unknown key 'color' (known: table, timestamp, env, labels, missing)",
     ),
     (["table: a.b"], "3: audit: 'timestamp' is missing"),
     (["timestamp: at"], "3: audit: 'table' is missing"),
@@ -547,6 +582,17 @@ AUDIT = [
     (["table: a.b", "timestamp: a t"], f"4: audit.timestamp: 'a t' is not a column name {COLUMN_RULE}"),
     (["table: a.b", "timestamp: at", "env:"], "5: audit.env: expected text"),
     (["table: a.b", "timestamp: at", "env: [e]"], "5: audit.env: expected text"),
+    (["table: a.b", "timestamp: at", "labels: [model]"], "5: audit.labels: expected a mapping (key: value)"),
+    (
+        ["table: a.b", "timestamp: at", "labels: {model: a b}"],
+        f"5: audit.labels: model: 'a b' is not a column name {COLUMN_RULE}",
+    ),
+    (["table: a.b", "timestamp: at", "labels: {a-b: c}"], "5: audit.labels: 'a-b' is not a legal label name"),
+    (
+        ["table: a.b", "timestamp: at", "labels: {job: c}"],
+        "5: audit.labels: label 'job' is set by Prometheus for the whole target",
+    ),
+    (["table: a.b", "timestamp: at", "labels: {m: c, m: d}"], "5: audit.labels: key 'm' appears twice"),
     (["table: a.b", "timestamp: at", "missing: {r2: 0}"], "5: audit.missing: expected a list"),
     (["table: a.b", "timestamp: at", "missing: [r2]"], "5: audit.missing: expected a mapping (key: value)"),
     (["table: a.b", "timestamp: at", "missing: [{}]"], "5: audit.missing: expected at least one column with its value"),
@@ -611,7 +657,7 @@ metrics:
         "1: version: this exporter reads version 1",
         "3: audit: 'timestamp' is missing",
         "3: audit.table: 'logs' is not dataset.table or project.dataset.table",
-        "4: audit: unknown key 'colour' (known: table, timestamp, env, missing)",
+        "4: audit: unknown key 'colour' (known: table, timestamp, env, labels, missing)",
         "7: shop_runs: the name of a counter must end in _total",
         "10: shop_runs: label 'job' is set by Prometheus for the whole target",
         "15: shop_r2: 'help' is missing",

@@ -1,20 +1,24 @@
 """The state file: what it gives back, and what happens when it is damaged, foreign, or cannot be written."""
 
 import dataclasses
+import json
 import logging
 import os
 import sqlite3
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import pytest
 
 from exporter.catalog import load_catalog
 from exporter.errors import StateError
-from exporter.ledger import FILE_NAME, Ledger, reading_from_json, reading_to_json
-from exporter.snapshot import Carry, Gap, HistogramSample, Observation, Reading, Sample
+from exporter.ledger import FILE_NAME, ITEMS_AT_ONCE, Ledger, reading_from_json, reading_to_json
+from exporter.snapshot import Carry, Gap, Grid, HistogramSample, Labels, Observation, Reading, Sample
 from tests.scripted import Clock, reading
+
+SETS: tuple[Labels, ...] = tuple((("model", name), ("region", 'ü "x"')) for name in ("a", "b", "c"))
 
 
 @pytest.fixture
@@ -29,6 +33,23 @@ def full() -> Reading:
         observations={
             "h": Observation((HistogramSample((("dag_id", "a"),), (1, 0, 2), 7.5),), None),
             "g": Observation((Sample((), 0.1),), 12.25),
+            "r2": Observation(
+                Grid(
+                    SETS,
+                    (
+                        (
+                            (),
+                            array("d", [0.5, 1e-300, -2.0]),
+                        ),
+                    ),
+                ),
+                12.25,
+            ),
+            "c_total": Observation(
+                Grid(
+                    SETS, (((("decision", "a"),), array("d", [1, 2, 3])), ((("decision", "b"),), array("d", [0, 0, 0])))
+                )
+            ),
         },
     )
 
@@ -89,6 +110,32 @@ def test_a_damaged_reading_is_left_out_and_the_rest_goes_on(tmp_path: Path, full
     ledger.save_reading(full)
     assert ledger.load_reading("audit", "scripted") == full
     ledger.close()
+
+
+def test_a_model_without_a_value_has_none_after_a_restart_either(full: Reading):
+    values = array("d", [0.5, float("nan"), 0.25])
+    reading = dataclasses.replace(full, observations={"r2": Observation(Grid(SETS, (((), values),)))})
+    again = reading_from_json(json.loads(json.dumps(reading_to_json(reading), allow_nan=False)))
+    assert [(s.labels, s.value) for s in again.observations["r2"].samples] == [(SETS[0], 0.5), (SETS[2], 0.25)]  # type: ignore[union-attr]
+
+
+def test_readings_of_any_length_come_back(tmp_path: Path, full: Reading):
+    """They are written a piece at a time."""
+    ledger = Ledger.open(tmp_path)
+    for length in (0, 1, ITEMS_AT_ONCE, ITEMS_AT_ONCE + 1, 3 * ITEMS_AT_ONCE):
+        samples = tuple(Sample((("dag_id", f"d{number}"),), float(number)) for number in range(length))
+        reading = dataclasses.replace(full, observations={"g": Observation(samples)})
+        ledger.save_reading(reading)
+        assert ledger.load_reading("audit", "scripted") == reading
+    ledger.close()
+
+
+@pytest.mark.parametrize("text", ["AAAA", "", "not base64!", "AAAAAAAAAAA="])
+def test_numbers_that_do_not_fit_the_label_sets_are_no_reading(full: Reading, text: str):
+    content = json.loads(json.dumps(reading_to_json(full)))
+    content["observations"]["r2"]["grid"] = [[[], text]]
+    with pytest.raises(ValueError, match=r".+"):
+        reading_from_json(content)
 
 
 def test_without_a_folder_everything_works_in_memory_and_says_so(full: Reading):

@@ -7,11 +7,14 @@ import platform
 import re
 import shutil
 import subprocess
+from array import array
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -19,8 +22,8 @@ from exporter import __version__
 from exporter.catalog import Catalog, CountRows, MetricSpec, load_catalog, parse_catalog
 from exporter.choice import sources_of
 from exporter.errors import FAILURE_REASONS
-from exporter.metrics import CACHED, OWN_FAMILIES, Exposition, families, render
-from exporter.snapshot import HistogramSample, Observation, Reading, Sample, Snapshot, SourceStatus
+from exporter.metrics import CACHED, LINES_AT_ONCE, OWN_FAMILIES, Exposition, Family, families, render
+from exporter.snapshot import Grid, HistogramSample, Labels, Observation, Reading, Sample, Snapshot, SourceStatus
 from tests.exposed import Exposed
 
 SMALL = parse_catalog(
@@ -155,6 +158,9 @@ mlops_exporter_metric_source_info{{metric="shop_old_r2",source="audit"}} 1.0
 # HELP mlops_exporter_audit_last_record_timestamp_seconds Timestamp of the newest audit row, in Unix seconds.
 # TYPE mlops_exporter_audit_last_record_timestamp_seconds gauge
 mlops_exporter_audit_last_record_timestamp_seconds 80.0
+# HELP mlops_exporter_series_dropped Series from the audit log that EXPORTER_MAX_SERIES leaves out, at most: a column may be empty for some.
+# TYPE mlops_exporter_series_dropped gauge
+mlops_exporter_series_dropped 0.0
 # HELP mlops_exporter_bigquery_queries_total Audit queries by outcome: executed, answered from BigQuery's cache, or skipped because nothing changed.
 # TYPE mlops_exporter_bigquery_queries_total counter
 mlops_exporter_bigquery_queries_total{{outcome="executed"}} 0.0
@@ -289,6 +295,59 @@ def test_any_label_and_any_value_come_back_as_they_went_in(label: str, value: fl
     for found in (parse_text(exposition.text.decode()), parse_openmetrics(exposition.openmetrics.decode())):
         got = [s for family in found for s in family.samples if s.name == "shop_releases_total"]
         assert [(s.labels, s.value) for s in got] == [({"decision": label}, value)]
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
+    ['"', "\\", "\n", "%s", "%"]
+)
+ANY_VALUE = (
+    st.floats(allow_nan=False) | st.integers(0, 10**18).map(float) | st.sampled_from([0.0, -0.0, 1e6, 1e7, 1e16])
+)
+
+
+def by_the_library(family: Family) -> tuple[bytes, bytes]:
+    """Both bodies of one family as prometheus_client writes them."""
+    same = family.library()
+    for sample in family.samples:
+        same.add_metric([dict(sample.labels)[name] for name in family.labels], sample.value)  # type: ignore[attr-defined]
+
+    class One:
+        def collect(self) -> list[Metric]:
+            return [same]
+
+    return generate_latest(One()), openmetrics.generate_latest(One())  # type: ignore[arg-type]
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([("shop_r2", "gauge"), ("shop_count", "untyped"), ("shop_total", "counter")]),
+    ANY_TEXT,
+    st.lists(st.tuples(ANY_TEXT, ANY_TEXT), min_size=1, max_size=5),
+    st.lists(ANY_TEXT, max_size=3, unique=True),
+    st.data(),
+)
+def test_many_label_sets_are_written_as_the_library_writes_them(kind, words, rows, decisions, data):
+    """Byte by byte, for any text and any value, with any order of labels."""
+    sets: tuple[Labels, ...] = tuple((("model", model), ("area", area)) for model, area in rows)
+    own: list[Labels] = [(("decision", decision),) for decision in decisions] or [()]
+    number = st.lists(ANY_VALUE, min_size=len(sets), max_size=len(sets))
+    grid = Grid(sets, tuple((labels, array("d", data.draw(number))) for labels in own))
+    labels = ("model", "area", *(["decision"] if decisions else []))
+    for samples in (grid, tuple(grid)):
+        family = Family(*kind, words, labels, samples)
+        exposition = render([family])
+        assert (exposition.text, exposition.openmetrics) == by_the_library(family)
+
+
+def test_more_lines_than_are_put_together_at_once_are_all_there_in_order():
+    sets: tuple[Labels, ...] = tuple((("model", f"m{number}"),) for number in range(2 * LINES_AT_ONCE + 1))
+    values = array("d", (math.nan if number == LINES_AT_ONCE else number for number in range(len(sets))))
+    family = Family("shop_r2", "gauge", "R2.", ("model",), Grid(sets, (((), values),)))
+    exposition = render([family])
+    assert (exposition.text, exposition.openmetrics) == by_the_library(family)
+    assert gzip.decompress(exposition.text_gzip) == exposition.text
+    assert gzip.decompress(exposition.openmetrics_gzip) == exposition.openmetrics
+    assert f'model="m{LINES_AT_ONCE}"' not in exposition.text.decode()
 
 
 # -- the exporter's own ------------------------------------------------------------------------------------------------

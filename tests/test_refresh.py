@@ -12,7 +12,7 @@ from exporter import health
 from exporter.catalog import Catalog, load_catalog
 from exporter.errors import BadData, SourceError, SourceUnavailable
 from exporter.ledger import Ledger
-from exporter.refresh import BACK_OFF_LIMIT, Refresher, State
+from exporter.refresh import ASK_SECONDS, BACK_OFF_LIMIT, FORCE_SECONDS, HEARTBEAT_SECONDS, Asked, Refresher, State
 from exporter.snapshot import Observation, Reading
 from tests.scripted import Clock, ScriptedSource, failing, reading, turn
 
@@ -544,6 +544,204 @@ def test_a_bug_in_the_loop_is_counted_and_the_last_state_stays(build, catalog, c
     assert value(refresher.state, "mlops_exporter_loop_errors_total") >= 2
     assert source.asked > seen
     refresher.stop()
+
+
+# -- between two refreshes ---------------------------------------------------------------------------------------------
+
+
+def settle(refresher: Refresher, *sources: ScriptedSource) -> State:
+    """The first refresh, with what stands in for other sources, and counting begins."""
+    turn(refresher)
+    state = turn(refresher)
+    for source in sources:
+        source.asked = 0
+    return state
+
+
+def test_a_wish_has_every_source_asked_before_its_turn_which_stays(build, catalog, clock):
+    audit = ScriptedSource(lambda _: reading(catalog, clock))
+    airflow = ScriptedSource(lambda _: reading(catalog, clock, source="airflow"), name="airflow")
+    refresher = build(audit, airflow)
+    settle(refresher, audit, airflow)
+    clock.advance(10)
+    turn(refresher)
+    assert (audit.asked, airflow.asked) == (0, 0)
+    assert refresher.ask_now() == Asked("accepted", 0.0, {})
+    turn(refresher)
+    assert (audit.asked, airflow.asked) == (1, 1)
+    clock.advance(INTERVAL - 10)
+    turn(refresher)
+    assert (audit.asked, airflow.asked) == (2, 2)
+    clock.advance(INTERVAL - 1)
+    turn(refresher)
+    assert (audit.asked, airflow.asked) == (2, 2)
+
+
+def test_wishes_are_one_until_it_is_begun_and_then_too_soon_for_a_while(build, catalog, clock):
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    refresher = build(source)
+    turn(refresher)
+    assert [refresher.ask_now().outcome for _ in range(3)] == ["accepted", "waiting", "waiting"]
+    turn(refresher)
+    clock.advance(2)
+    assert refresher.ask_now() == Asked("too soon", ASK_SECONDS - 2, {})
+    assert source.asked == 2
+    clock.advance(ASK_SECONDS - 2)
+    assert refresher.ask_now().outcome == "accepted"
+    turn(refresher)
+    assert source.asked == 3
+
+
+def test_a_source_whose_call_is_under_way_is_asked_again_after_it(build, catalog, clock):
+    """The call may have looked before the row was written that the wish is about."""
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    source.hang()
+    refresher = build(source)
+    refresher.step()
+    assert source.entered.wait(5)
+    assert refresher.ask_now().outcome == "accepted"
+    refresher.step()
+    assert refresher.ask_now().outcome == "waiting"
+    source.release()
+    turn(refresher)
+    turn(refresher)
+    assert source.asked == 2
+
+
+def test_a_forced_wish_hides_from_the_audit_log_alone_what_was_read_last(build, catalog, clock):
+    given: dict[str, list[str | None]] = {"audit": [], "airflow": []}
+
+    def answer(name: str) -> Callable[[Reading | None], Reading]:
+        def read(previous: Reading | None) -> Reading:
+            given[name].append(previous.token if previous else None)
+            return reading(catalog, clock, source=name)
+
+        return read
+
+    refresher = build(*(ScriptedSource(answer(name), name=name) for name in given))
+    turn(refresher)
+    assert refresher.ask_now(force=True).outcome == "accepted"
+    turn(refresher)
+    clock.advance(ASK_SECONDS)
+    assert refresher.ask_now(force=True) == Asked("too soon", FORCE_SECONDS - ASK_SECONDS, {})
+    assert refresher.ask_now().outcome == "accepted"
+    turn(refresher)
+    assert given == {"audit": [None, None, "t"], "airflow": [None, "t", "t"]}
+
+
+@pytest.mark.parametrize("error", [SourceUnavailable("no", reason="auth"), SourceUnavailable("no", retry_after=90)])
+def test_a_wish_does_no_harm_where_asking_does(build, catalog, clock, error):
+    refusing = ScriptedSource(failing(error))
+    other = ScriptedSource(lambda _: reading(catalog, clock, source="airflow"), name="airflow")
+    refresher = build(refusing, other)
+    left = turn(refresher).snapshot.statuses[0].next_refresh_in_seconds
+    assert refresher.ask_now() == Asked("accepted", 0.0, {"audit": left})
+    turn(refresher)
+    assert (refusing.asked, other.asked) == (1, 2)
+
+
+def test_where_every_source_is_left_alone_a_wish_is_too_soon(build, clock):
+    refresher = build(ScriptedSource(failing(SourceUnavailable("no", retry_after=90))))
+    turn(refresher)
+    assert refresher.ask_now() == Asked("too soon", 90.0, {"audit": 90.0})
+
+
+def test_a_source_that_is_merely_down_is_asked(build, catalog, clock):
+    source = ScriptedSource(failing(SourceUnavailable("gone")))
+    refresher = build(source)
+    turn(refresher)
+    source.answer = lambda _: reading(catalog, clock)
+    refresher.ask_now()
+    assert value(turn(refresher), R2) == 0.75
+
+
+def test_a_wish_wakes_the_loop_at_once_and_does_not_wait_for_the_source(catalog, clock):
+    source = ScriptedSource(lambda _: reading(catalog, Clock()))
+    refresher = Refresher(catalog, [source], Ledger.open(None), interval=INTERVAL, stale_after=STALE)
+    refresher.start()
+    wait_until(lambda: refresher.state.snapshot.settled)
+    source.entered.clear()
+    source.hang()
+    refresher.ask_now()
+    assert source.entered.wait(HEARTBEAT_SECONDS / 2), "without waiting for the loop's next turn"
+    source.release()
+    refresher.stop()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(200):
+        if true():
+            return
+        pause.wait(0.05)
+    raise AssertionError("it did not happen in 10 s")
+
+
+def probed(catalog: Catalog, clock: Clock, ledger: Ledger, *sources: ScriptedSource) -> Refresher:
+    return Refresher(
+        catalog,
+        sources,
+        ledger,
+        interval=INTERVAL,
+        stale_after=STALE,
+        probes={"audit": 2.0},
+        wall=clock.wall,
+        monotonic=clock.monotonic,
+        jitter=lambda: 0.0,
+    )
+
+
+def test_between_refreshes_only_the_free_look_happens_until_it_says_that_something_changed(catalog, clock, ledger):
+    audit = ScriptedSource(lambda _: reading(catalog, clock))
+    airflow = ScriptedSource(lambda _: reading(catalog, clock, source="airflow"), name="airflow")
+    refresher = probed(catalog, clock, ledger, audit, airflow)
+    shown = settle(refresher, audit, airflow)
+    for _ in range(10):
+        clock.advance(2)
+        assert turn(refresher) is shown, "nothing new is nothing to render"
+    assert (audit.asked, audit.looked, airflow.asked) == (0, 10, 0)
+    audit.looks_changed = lambda previous: previous.token == "t"
+    audit.answer = lambda _: dataclasses.replace(reading(catalog, clock, r2=0.9), token="u")
+    clock.advance(2)
+    assert value(turn(refresher), R2) == 0.9
+    assert (audit.asked, audit.looked, airflow.asked, airflow.looked) == (1, 11, 0, 0)
+    clock.advance(2)
+    turn(refresher)
+    assert (audit.asked, audit.looked) == (1, 12)
+    clock.advance(INTERVAL - 24)
+    turn(refresher)
+    assert (audit.asked, airflow.asked) == (2, 1), "the turns stay as they were"
+    refresher.stop()
+
+
+def test_a_look_that_fails_is_no_failure_of_the_source_and_one_that_is_down_is_not_looked_at(catalog, clock, ledger):
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    refresher = probed(catalog, clock, ledger, source)
+    turn(refresher)
+
+    def unreachable(_previous: Reading) -> bool:
+        raise SourceUnavailable("gone")
+
+    source.looks_changed = unreachable
+    clock.advance(2)
+    state = turn(refresher)
+    assert (source.looked, state.snapshot.statuses[0].up, state.snapshot.statuses[0].failures) == (1, True, {})
+    source.answer = failing(SourceUnavailable("gone"))
+    clock.advance(INTERVAL)
+    assert not turn(refresher).snapshot.statuses[0].up
+    clock.advance(10)
+    turn(refresher)
+    assert source.looked == 1
+    refresher.stop()
+
+
+def test_without_a_probe_interval_nobody_looks(build, catalog, clock):
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    refresher = build(source)
+    for _ in range(20):
+        turn(refresher)
+        clock.advance(2)
+    assert (source.asked, source.looked) == (1, 0)
 
 
 def test_source_errors_carry_only_known_reasons():

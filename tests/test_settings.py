@@ -23,6 +23,8 @@ DEFAULTS = {
     "EXPORTER_STALE_AFTER_SECONDS": 3600.0,
     "EXPORTER_STATE_DIR": Path("exporter-state"),
     "EXPORTER_CATALOG": None,
+    "EXPORTER_MAX_SERIES": 200_000,
+    "EXPORTER_REFRESH_TOKEN": None,
     "EXPORTER_LOG_LEVEL": "INFO",
     "EXPORTER_LOG_FORMAT": "text",
     "GOOGLE_CLOUD_PROJECT": None,
@@ -32,6 +34,7 @@ DEFAULTS = {
     "AUDIT_URL": None,
     "AUDIT_SAMPLE_DATA": "auto",
     "AUDIT_ENV": None,
+    "AUDIT_PROBE_SECONDS": None,
     "AUDIT_TIMEOUT_SECONDS": 30.0,
     "AUDIT_CONNECT_TIMEOUT_SECONDS": 5.0,
     "AUDIT_MAX_QUERY_AGE_SECONDS": 21600.0,
@@ -64,6 +67,9 @@ GOOD = [
     ("EXPORTER_STATE_DIR", "/var/lib/exporter", Path("/var/lib/exporter")),
     ("EXPORTER_STATE_DIR", "none", None),
     ("EXPORTER_CATALOG", "mine.yaml", Path("mine.yaml")),
+    ("EXPORTER_MAX_SERIES", "1", 1),
+    ("EXPORTER_REFRESH_TOKEN", "0123456789abcdef", Secret("0123456789abcdef")),
+    ("AUDIT_PROBE_SECONDS", "2", 2.0),
     ("EXPORTER_LOG_LEVEL", "debug", "DEBUG"),
     ("EXPORTER_LOG_LEVEL", "Error", "ERROR"),
     ("EXPORTER_LOG_FORMAT", "JSON", "json"),
@@ -114,6 +120,8 @@ BAD = [
     ("EXPORTER_REFRESH_SECONDS", "nan", "a number of seconds from 1 to 86400"),
     ("EXPORTER_STALE_AFTER_SECONDS", "inf", "a number of seconds from 1 to 2592000"),
     ("EXPORTER_STALE_AFTER_SECONDS", "-1", "a number of seconds from 1 to 2592000"),
+    ("EXPORTER_MAX_SERIES", "0", "a whole number from 1 to 10000000"),
+    ("EXPORTER_MAX_SERIES", "10k", "a whole number from 1 to 10000000"),
     ("EXPORTER_LOG_LEVEL", "verbose", "one of DEBUG, INFO, WARNING, ERROR"),
     ("EXPORTER_LOG_FORMAT", "xml", "one of text, json"),
     ("GOOGLE_CLOUD_PROJECT", "My Project", PROJECT),
@@ -124,6 +132,8 @@ BAD = [
     ("AUDIT_TABLE", "audit.logs; DROP TABLE audit.logs", TABLE),
     ("AUDIT_TABLE", "audit.`logs`", TABLE),
     ("AUDIT_SAMPLE_DATA", "maybe", "one of auto, true, false"),
+    ("AUDIT_PROBE_SECONDS", "0", "a number of seconds from 1 to 86400"),
+    ("AUDIT_PROBE_SECONDS", "off", "a number of seconds from 1 to 86400"),
     ("AUDIT_TIMEOUT_SECONDS", "601", "a number of seconds from 1 to 600"),
     ("AUDIT_CONNECT_TIMEOUT_SECONDS", "0", "a number of seconds from 0.1 to 600"),
     ("AUDIT_MAX_QUERY_AGE_SECONDS", "-1", "a number of seconds from 0 to 2592000"),
@@ -148,7 +158,7 @@ TAKES_ANY_TEXT = {
     "AUDIT_ENV",
     "AIRFLOW_CA_FILE",
 }
-LOGIN = {"AIRFLOW_USERNAME", "AIRFLOW_PASSWORD", "AIRFLOW_TOKEN"}
+SECRETS = {"AIRFLOW_USERNAME", "AIRFLOW_PASSWORD", "AIRFLOW_TOKEN", "EXPORTER_REFRESH_TOKEN"}
 """These have tests of their own: they go together, or are never shown."""
 
 
@@ -168,8 +178,23 @@ def problems(env: Mapping[str, str]) -> tuple[str, ...]:
 def test_every_variable_has_its_default_and_a_test_of_a_good_and_a_bad_value():
     names = {variable.name for variable in VARIABLES}
     assert names == DEFAULTS.keys()
-    assert names - {name for name, _, _ in GOOD} - LOGIN == set()
-    assert names - {name for name, _, _ in BAD} - LOGIN == TAKES_ANY_TEXT | {"AUDIT_URL"}, "AUDIT_URL has its own tests"
+    assert names - {name for name, _, _ in GOOD} - SECRETS == set()
+    assert names - {name for name, _, _ in BAD} - SECRETS == TAKES_ANY_TEXT | {"AUDIT_URL"}, (
+        "AUDIT_URL has its own tests"
+    )
+
+
+def test_a_refresh_token_is_long_enough_not_to_be_guessed():
+    for token in ("short", "with spaces in between", "0123456789abcde"):
+        assert problems({"EXPORTER_REFRESH_TOKEN": token}) == (
+            "EXPORTER_REFRESH_TOKEN: expected a token: at least 16 printable characters without spaces",
+        )
+
+
+def test_a_refresh_token_is_shown_nowhere():
+    env = {"EXPORTER_REFRESH_TOKEN": "planted-0123456789"}
+    assert "planted" not in repr(Settings.from_env(env))
+    assert secrets_of(env) == ("planted-0123456789",)
 
 
 def test_a_secret_in_a_variable_that_cannot_be_used_is_not_quoted():

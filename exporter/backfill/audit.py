@@ -15,7 +15,7 @@ from exporter.catalog import Catalog
 from exporter.errors import StateError
 from exporter.ledger import FILE_NAME, SCHEMA_VERSION, Ledger
 from exporter.settings import Settings
-from exporter.snapshot import CounterKey, Gap
+from exporter.snapshot import CounterKey, Gap, Labels
 from exporter.sources.audit import SOURCE_NAME, AuditQuery, audit_identity
 
 
@@ -64,26 +64,38 @@ def record(log: AuditLog, spool: Spool, grid: Grid, offsets: Mapping[CounterKey,
     total = since = 0
     valued: set[str] = set()
     with log.history(grid.last) as (query, rows):
-        counts = [
-            (f"c{index}", (count.metric, ((count.label, value),)))
-            for count in query.counts
-            for value, index in count.indexes
-        ]
-        for _, key in counts:
-            spool.add(key, offsets.get(key, 0.0))
+        counted: dict[Labels, list[tuple[str, CounterKey]]] = {}
+
+        def counts_of(labels: Labels) -> list[tuple[str, CounterKey]]:
+            """The counters of a label set by the column that adds to them; those that are new begin now."""
+            if labels not in counted:
+                counted[labels] = [
+                    (f"c{index}", (count.metric, (*labels, (count.label, value))))
+                    for count in query.counts
+                    for value, index in count.indexes
+                ]
+                for _, key in counted[labels]:
+                    spool.add(key, offsets.get(key, 0.0))
+            return counted[labels]
+
+        if not query.labels:
+            counts_of(())
         for row in rows:
             at = int(row["at"])
             spool.at(at)
             total += int(row["n"])
             since += int(row["n"]) if at >= grid.start * 1_000_000 else 0
             spool.put((LAST_RECORD, ()), at / 1_000_000)
+            labels = query.set_of(row)
+            if labels is None:
+                continue
             for gauge in query.gauges:
                 value = row[f"x{gauge.index}"]
                 if value is not None and math.isfinite(value):
                     for metric in gauge.metrics:
-                        spool.put((metric, ()), float(value))
+                        spool.put((metric, labels), float(value))
                         valued.add(metric)
-            for column, key in counts:
+            for column, key in counts_of(labels):
                 if row[column]:
                     spool.add(key, float(row[column]))
     empty = [

@@ -36,6 +36,19 @@ class Source(Protocol):
         """
         ...
 
+    def changed(self, previous: Reading) -> bool:
+        """Whether a look that costs nothing shows that a `read` would say something else; False where none can.
+
+        Called instead of a `read`, on the same thread and under the same deadline.
+
+        Args:
+            previous: the last good reading of this source.
+
+        Raises:
+            SourceError: nothing else, unless there is a bug.
+        """
+        ...
+
     def want(self, metrics: frozenset[str]) -> None:
         """Be told which metrics are needed from this source although it is not the preferred one for them.
 
@@ -83,6 +96,10 @@ class Deferred:
             self._source = self._make()
         self._source.want(self._wanted)
         return self._source.read(previous)
+
+    def changed(self, previous: Reading) -> bool:
+        """Ask the source, once it was made."""
+        return self._source is not None and self._source.changed(previous)
 
     def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
         """The source's counters; none before it was made."""

@@ -3,20 +3,24 @@
 The query is written once, in BigQuery's dialect (GoogleSQL), and reads the table once. Rows are first grouped by
 timestamp and then reduced to the newest value of every column (`MAX_BY`), so that rows with equal timestamps give the
 same answer every time: the larger value wins, as TRUE does for a flag.
+
+Where the catalogue turns columns into labels, both steps are grouped by them as well, and the answer has one row for
+each label set, the newest first, up to as many as EXPORTER_MAX_SERIES allows.
 """
 
 import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from exporter.catalog import Catalog, CountRows, MetricSpec, NewestColumn
 from exporter.errors import BadData
 from exporter.settings import Settings
-from exporter.snapshot import Gap, Observation, Reading, Sample
+from exporter.snapshot import Gap, Grid, Labels, Observation, Reading, Sample
 
 SOURCE_NAME: Final = "audit"
 
@@ -24,7 +28,11 @@ FLOAT_MAX: Final = 1.7976931348623157e308
 """Largest finite FLOAT64: a comparison with it drops infinities, and NaN in both engines."""
 HOUR_US: Final = 3_600_000_000
 
+LABEL_CHARACTERS: Final = 200
+"""Longest value of a label that is taken from a column: Prometheus keeps each in memory as long as its series."""
+
 NUMBER_TYPES: Final = frozenset({"FLOAT64", "INT64", "NUMERIC", "BIGNUMERIC"})
+LABEL_TYPES: Final = frozenset({"STRING", "INT64", "BOOL"})
 TIME_TYPES: Final = frozenset({"TIMESTAMP", "DATETIME", "DATE"})
 
 
@@ -75,10 +83,29 @@ class AuditQuery:
     gaps: tuple[Gap, ...]
     missing_columns: tuple[str, ...]
     history_sql: str = ""
+    labels: tuple[str, ...] = ()
+    """Labels from output columns `l<index>`, by which the rows are grouped; none: the answer is one row."""
+    most_series: int = 0
+    """EXPORTER_MAX_SERIES, where there are labels."""
+    set_series: int = 1
+    """How many series one label set has when every column holds a value, aliases included."""
+
+    @property
+    def most_sets(self) -> int:
+        """How many label sets the answer has at most."""
+        return max(1, self.most_series // self.set_series)
+
+    def set_of(self, row: Mapping[str, Any]) -> Labels | None:
+        """The label set that a row is about; None for rows that lack one of the labels."""
+        values = [row[f"l{index}"] for index in range(len(self.labels))]
+        if any(value is None for value in values):
+            return None
+        return tuple((label, str(value)) for label, value in zip(self.labels, values, strict=True))
 
     def history(self, until: float) -> "AuditQuery":
         """The same stages as a list instead of one row: what every moment up to `until` (Unix seconds) adds, oldest
-        first. Columns: `at` in microseconds, `n` rows, `x<index>` for gauges, `c<index>` for counts."""
+        first. Columns: `at` in microseconds, `n` rows, `x<index>` for gauges, `c<index>` for counts, `l<index>` for
+        labels."""
         until_us = int(until * 1_000_000)
         parameters = (p if p.name != "horizon" else dataclasses.replace(p, value=until_us) for p in self.parameters)
         return dataclasses.replace(self, sql=self.history_sql, parameters=tuple(parameters))
@@ -86,7 +113,7 @@ class AuditQuery:
 
 @dataclass(frozen=True, slots=True)
 class AuditAnswer:
-    """The query's row as typed values. Times are Unix seconds."""
+    """The query's rows as typed values. Times are Unix seconds. `label_sets` is None where the catalogue has none."""
 
     observations: Mapping[str, Observation]
     gaps: tuple[Gap, ...]
@@ -94,6 +121,15 @@ class AuditAnswer:
     rows: int
     last_record_at: float | None
     first_future_at: float | None
+    label_sets: int | None = None
+    series_dropped: int = 0
+
+    def facts(self) -> Mapping[str, int | float | None]:
+        """What `/health` says of it."""
+        found: dict[str, int | float | None] = {"rows": self.rows, "last_record_at": self.last_record_at}
+        if self.label_sets is not None:
+            found |= {"label_sets": self.label_sets, "series_dropped": self.series_dropped}
+        return found
 
 
 def audit_table(settings: Settings, catalog: Catalog) -> str:
@@ -129,6 +165,7 @@ def build_query(
     now: float,
     filters: Sequence[str] = (),
     filter_parameters: Sequence[Parameter] = (),
+    max_series: int = 200_000,
 ) -> AuditQuery:
     """Build the query for the columns that the table really has.
 
@@ -138,20 +175,23 @@ def build_query(
         env: keep only rows whose env column has this value; None for all rows.
         now: Unix seconds; rows later than `horizon_us` of it give no gauge.
         filters: more conditions, such as the one on the partitioning column, with their parameters.
+        max_series: most series that labels may make; see `AuditQuery.most_sets`.
 
     Raises:
-        BadData: the timestamp column, or the env column that a filter needs, is missing or of a type that cannot work.
+        BadData: the timestamp column, a label's column, or the env column that a filter needs, is missing or of a type
+            that cannot work.
     """
-    builder = _QueryBuilder(catalog, columns)
+    builder = _QueryBuilder(catalog, columns, max_series)
     return builder.build(table, env, now, filters, filter_parameters)
 
 
 class _QueryBuilder:
     """Collects the three stages: `log`, each row's columns as numbers, flags and texts; `moments`, one row for each
-    timestamp; and the answer, one row in all."""
+    timestamp; and the answer, one row in all. With labels, the last two have that many for each label set."""
 
-    def __init__(self, catalog: Catalog, columns: Sequence[Column]) -> None:
+    def __init__(self, catalog: Catalog, columns: Sequence[Column], max_series: int) -> None:
         self.catalog = catalog
+        self.max_series = max_series
         self.columns = {column.name.lower(): column for column in columns}
         self.parameters: list[Parameter] = []
         self.log: dict[str, str] = {}
@@ -164,6 +204,7 @@ class _QueryBuilder:
         conditions = list(filters)
         self.parameters += filter_parameters
         moment = self.moment()
+        labels = [self.label(label, name) for label, name in self.catalog.audit.labels]
         if env is not None:
             conditions.append(self.env_filter(env))
         self.parameter("horizon", "INT64", horizon_us(now))
@@ -192,15 +233,60 @@ class _QueryBuilder:
             for index, (name, names) in enumerate(metrics_by_column.items())
         )
         where = f"\n  WHERE {' AND '.join(conditions)}" if conditions else ""
-        log = [f"{moment} AS `at`", *(f"{expression} AS {alias}" for expression, alias in self.log.items())]
+        by = [f"`l{index}`" for index in range(len(labels))]
+        log = [
+            f"{moment} AS `at`",
+            *(f"{expression} AS {alias}" for expression, alias in zip(labels, by, strict=True)),
+            *(f"{expression} AS {alias}" for expression, alias in self.log.items()),
+        ]
+        keys = ["`at`", *by]
         moments = (
             f"WITH log AS (\n  SELECT\n    {_lines(log, 4)}\n  FROM {table}{where}\n), moments AS (\n"
-            f"  SELECT\n    `at`,\n    {_lines(self.moments, 4)}\n  FROM log\n  GROUP BY `at`\n)\n"
+            f"  SELECT\n    {_lines([*keys, *self.moments], 4)}\n  FROM log\n  GROUP BY {', '.join(keys)}\n)"
         )
-        sql = f"{moments}SELECT\n  {_lines(self.answer, 2)}\nFROM moments"
-        history_sql = f"{moments}SELECT *\nFROM moments\nWHERE `at` <= @horizon\nORDER BY `at`"
-        absent = tuple(name for name in self.catalog.audit_columns() if name.lower() not in self.columns)
-        return AuditQuery(sql, tuple(self.parameters), gauges, tuple(counts), tuple(gaps), absent, history_sql)
+        query = AuditQuery(
+            f"{moments}\nSELECT\n  {_lines(self.answer, 2)}\nFROM moments",
+            tuple(self.parameters),
+            gauges,
+            tuple(counts),
+            tuple(gaps),
+            tuple(name for name in self.catalog.audit_columns() if name.lower() not in self.columns),
+            f"{moments}\nSELECT *\nFROM moments\nWHERE `at` <= @horizon\nORDER BY `at`",
+        )
+        if not by:
+            return query
+        aliases: dict[str | None, int] = {}
+        for metric in self.catalog.metrics:
+            aliases[metric.alias_of] = aliases.get(metric.alias_of, 0) + 1
+        series = sum(1 + aliases.get(metric, 0) for gauge in gauges for metric in gauge.metrics)
+        series += sum((1 + aliases.get(count.metric, 0)) * len(count.indexes) for count in counts)
+        query = dataclasses.replace(
+            query,
+            labels=tuple(label for label, _ in self.catalog.audit.labels),
+            most_series=self.max_series,
+            set_series=max(1, series),
+        )
+        return dataclasses.replace(query, sql=self.grouped(moments, by, gauges, query.most_sets))
+
+    def grouped(self, moments: str, by: Sequence[str], gauges: Sequence[GaugeOutput], most: int) -> str:
+        """The query that answers for each label set. What is said of all rows stands in every row of the answer, so
+        that a limited one says it too: columns that begin with `all_`."""
+        nameless = " OR ".join(f"{label} IS NULL" for label in by)
+        overall = [
+            f"SUM(IF({nameless} OR `rows` = 0, 0, 1)) OVER () AS `all_sets`",
+            f"SUM(IF({nameless}, `rows`, 0)) OVER () AS `all_nameless`",
+            "MAX(`newest`) OVER () AS `all_newest`",
+            "MIN(`first_future`) OVER () AS `all_first_future`",
+            *(f"SUM(`{name}`) OVER () AS `all_{name}`" for name in ("rows", "undated", "future")),
+            *(f"SUM(`b{gauge.index}`) OVER () AS `all_b{gauge.index}`" for gauge in gauges if gauge.is_text),
+        ]
+        return (
+            f"{moments}, label_sets AS (\n"
+            f"  SELECT\n    {_lines([*by, *self.answer], 4)}\n  FROM moments\n  GROUP BY {', '.join(by)}\n)\n"
+            f"SELECT\n  {_lines(['*', *overall], 2)}\nFROM label_sets\n"
+            # Rows that no series is made of come last, so that they take nobody's place.
+            f"ORDER BY IF({nameless} OR `rows` = 0, 1, 0), `newest` DESC, {', '.join(by)}\nLIMIT {most}"
+        )
 
     def in_log(self, expression: str) -> str:
         """The alias of an expression over a row; the same expression is written once."""
@@ -232,6 +318,24 @@ class _QueryBuilder:
             f"The audit table's column {column.name!r} has type {column.type}; a row's time must be TIMESTAMP, "
             "DATETIME, DATE, or a STRING that holds one."
         )
+
+    def label(self, label: str, name: str) -> str:
+        """The label's value as text; NULL where the row has none that can be used."""
+        column = self.columns.get(name.lower())
+        if column is None:
+            raise BadData(
+                f"The audit table has no column {name!r}, which says the label {label!r}. Name the right column in the "
+                "catalogue (audit.labels), or add it with `python -m exporter init-audit`."
+            )
+        if column.type not in LABEL_TYPES:
+            raise BadData(
+                f"The audit table's column {column.name!r} has type {column.type}; the values of the label {label!r} "
+                "must be STRING, INT64 or BOOL."
+            )
+        quoted = quote(column.name)
+        if column.type != "STRING":
+            return f"CAST({quoted} AS STRING)"
+        return f"IF(CHAR_LENGTH(TRIM({quoted})) BETWEEN 1 AND {LABEL_CHARACTERS}, TRIM({quoted}), NULL)"
 
     def env_filter(self, env: str) -> str:
         name = self.catalog.audit.env
@@ -313,7 +417,7 @@ class _QueryBuilder:
             self.moments.append(f"COUNTIF({matches}{also}) AS `c{index}`")
             self.answer.append(f"SUM(IF(`at` IS NULL, 0, `c{index}`)) AS `k{index}`")
             indexes.append((label_value, index))
-        return CountOutput(metric.name, metric.labels[0], tuple(indexes))
+        return CountOutput(metric.name, metric.labels[-1], tuple(indexes))
 
 
 def _lines(parts: Sequence[str], indent: int) -> str:
@@ -366,6 +470,86 @@ def as_text(column: Column) -> str:
     return f"LOWER(TRIM(CAST({quote(column.name)} AS STRING)))"
 
 
+def read_rows(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAnswer:
+    """Turn the query's answer into observations: one row, or one for each label set.
+
+    Raises:
+        BadData: the rows are not what the query asks for.
+    """
+    if query.labels:
+        return _read_sets(query, rows)
+    found = list(rows)
+    if len(found) != 1:
+        raise BadData(f"The audit query returned {len(found)} rows instead of one.")
+    return read_row(query, found[0])
+
+
+def _read_sets(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAnswer:
+    sets: list[Labels] = []
+    values = {gauge.index: array("d") for gauge in query.gauges}
+    times: dict[int, float] = {}
+    counted = {index: array("d") for count in query.counts for _, index in count.indexes}
+    overall: Mapping[str, Any] | None = None
+    for row in rows:
+        overall = overall or row
+        labels = query.set_of(row)
+        if labels is None or not _count(row, "rows"):
+            continue
+        sets.append(labels)
+        for index, known in values.items():
+            value = _number(row, f"v{index}")
+            known.append(math.nan if value is None else value)
+            if value is not None:
+                times[index] = max(times.get(index, -math.inf), _time(row, f"t{index}") or 0.0)
+        for index, known in counted.items():
+            known.append(_count(row, f"k{index}"))
+    if overall is None:  # an empty table
+        overall = dict.fromkeys(("all_newest", "all_first_future"))
+    shared = tuple(sets)
+    newest = _time(overall, "all_newest")
+    observations: dict[str, Observation] = {}
+    gaps, notes = list(query.gaps), []
+    for gauge in query.gauges:
+        for metric in gauge.metrics:
+            if gauge.index in times:
+                observations[metric] = Observation(Grid(shared, (((), values[gauge.index]),)), times[gauge.index])
+            else:
+                gaps.append(Gap(metric, f"column {gauge.column} holds no value yet"))
+        unreadable = _overall(overall, f"b{gauge.index}") if gauge.is_text else 0
+        if unreadable:
+            notes.append(f"column {gauge.column}: {_rows(unreadable)} with text that is not a number, left out")
+    for count in query.counts:
+        columns = tuple((((count.label, value),), counted[index]) for value, index in count.indexes)
+        observations[count.metric] = Observation(Grid(shared, columns), newest)
+    notes += _notes(_overall(overall, "future"), _overall(overall, "undated"))
+    nameless = _overall(overall, "nameless")
+    if nameless:
+        notes.append(
+            f"{_rows(nameless)} without a usable value for {' and '.join(query.labels)} (NULL, blank, or longer than "
+            f"{LABEL_CHARACTERS} characters), left out"
+        )
+    dropped = max(0, _overall(overall, "sets") - len(sets))
+    if dropped:
+        notes.append(
+            f"EXPORTER_MAX_SERIES is {query.most_series}: {dropped} of {dropped + len(sets)} label sets "
+            f"({dropped * query.set_series} series) are left out, those with the oldest rows"
+        )
+    return AuditAnswer(
+        observations,
+        tuple(gaps),
+        tuple(notes),
+        _overall(overall, "rows"),
+        newest,
+        _time(overall, "all_first_future"),
+        len(sets),
+        dropped * query.set_series,
+    )
+
+
+def _overall(row: Mapping[str, Any], name: str) -> int:
+    return _count(row, f"all_{name}") if f"all_{name}" in row else 0
+
+
 def read_row(query: AuditQuery, row: Mapping[str, Any]) -> AuditAnswer:
     """Turn the query's one row into observations. What is NULL or not finite gives no sample.
 
@@ -391,12 +575,15 @@ def read_row(query: AuditQuery, row: Mapping[str, Any]) -> AuditAnswer:
             Sample(((count.label, value),), float(_count(row, f"k{index}"))) for value, index in count.indexes
         )
         observations[count.metric] = Observation(samples, newest)
-    future, undated = _count(row, "future"), _count(row, "undated")
-    if future:
-        notes.append(f"{_rows(future)} dated in the future: counted, but they give no gauge until their time has come")
-    if undated:
-        notes.append(f"{_rows(undated)} without a usable timestamp, left out")
+    notes += _notes(_count(row, "future"), _count(row, "undated"))
     return AuditAnswer(observations, tuple(gaps), tuple(notes), _count(row, "rows"), newest, _time(row, "first_future"))
+
+
+def _notes(future: int, undated: int) -> Iterable[str]:
+    if future:
+        yield f"{_rows(future)} dated in the future: counted, but they give no gauge until their time has come"
+    if undated:
+        yield f"{_rows(undated)} without a usable timestamp, left out"
 
 
 def still_good(

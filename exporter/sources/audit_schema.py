@@ -73,6 +73,8 @@ def table_columns(catalog: Catalog) -> tuple[TableColumn, ...]:
     derived: dict[str, str] = {catalog.audit.timestamp: "TIMESTAMP"}
     if catalog.audit.env:
         derived[catalog.audit.env] = "STRING"
+    for _, column in catalog.audit.labels:
+        derived[column] = "STRING"
     for _, origin in catalog.audit_metrics():
         if isinstance(origin, CountRows):
             derived.setdefault(origin.column, "BOOL" if is_flag(origin) else "STRING")

@@ -44,7 +44,7 @@ from exporter.sources.audit import (
     audit_table,
     build_query,
     quote,
-    read_row,
+    read_rows,
     recompute_at,
     still_good,
 )
@@ -59,6 +59,8 @@ RETRY_SECONDS: Final = 8.0
 CANCEL_SECONDS: Final = 2.0
 PAGE_ROWS: Final = 10_000
 """Rows of one page of a history: bounds memory, and stays far below the longest answer that is accepted."""
+PAGE_SETS: Final = 1_000
+"""Label sets of one page of a refresh: taking a page apart lets no other thread run."""
 LABELS: Final = {"app": "mlops-exporter", "purpose": "audit-log"}
 """Labels of every query job, by which its cost can be found in the billing export and INFORMATION_SCHEMA.JOBS."""
 ALWAYS_QUERIED: Final = frozenset({"VIEW", "MATERIALIZED_VIEW", "EXTERNAL"})
@@ -107,7 +109,7 @@ class BigQueryAudit:
             client = self._connected()
             table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
             now = self._clock()
-            token = None if table.table_type in ALWAYS_QUERIED else _token(table)
+            token = None if table.table_type in ALWAYS_QUERIED else _token(table, self._settings.max_series)
             if still_good(
                 previous,
                 identity=self.identity,
@@ -120,9 +122,9 @@ class BigQueryAudit:
                 self._count("skipped")
                 return dataclasses.replace(previous, read_at=now)
             query = self._query_for(table, now)
-            row, job = self._run(client, query, table.location)
+            with self._running(client, query, table.location, PAGE_SETS) as (rows, job):
+                answer = read_rows(query, (dict(row.items()) for row in rows))
             self._count("cached" if job.cache_hit else "executed", int(job.total_bytes_billed or 0))
-            answer = read_row(query, row)
             return Reading(
                 source=self.name,
                 identity=self.identity,
@@ -136,12 +138,18 @@ class BigQueryAudit:
                 facts={
                     "engine": "bigquery",
                     "table": self.table,
-                    "rows": answer.rows,
-                    "last_record_at": answer.last_record_at,
+                    **answer.facts(),
                     "missing_columns": ", ".join(query.missing_columns) or None,
                 },
                 valid_until=recompute_at(answer),
             )
+
+    def changed(self, previous: Reading) -> bool:
+        """Whether the table's free metadata moved; never for tables of which it does not. See `Source.changed`."""
+        with self._errors(), self._adapter.deadline(self.timeout_seconds):
+            client = self._connected()
+            table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
+            return table.table_type not in ALWAYS_QUERIED and _token(table, self._settings.max_series) != previous.token
 
     @contextlib.contextmanager
     def history(self, until: float) -> Iterator[tuple[AuditQuery, Iterator[Mapping[str, Any]]]]:
@@ -257,6 +265,7 @@ class BigQueryAudit:
             now=now,
             filters=filters,
             filter_parameters=parameters,
+            max_series=self._settings.max_series,
         )
 
     def _job_config(self, query: AuditQuery) -> bigquery.QueryJobConfig:
@@ -270,18 +279,9 @@ class BigQueryAudit:
         config.job_timeout_ms = int(self.timeout_seconds * 1000)
         return config
 
-    def _run(
-        self, client: bigquery.Client, query: AuditQuery, location: str | None
-    ) -> tuple[Mapping[str, Any], bigquery.QueryJob]:
-        with self._running(client, query, location) as (found, job):
-            rows = list(found)
-        if len(rows) != 1:
-            raise BadData(f"The audit query returned {len(rows)} rows instead of one.")
-        return dict(rows[0].items()), job
-
     @contextlib.contextmanager
     def _running(
-        self, client: bigquery.Client, query: AuditQuery, location: str | None
+        self, client: bigquery.Client, query: AuditQuery, location: str | None, page: int = PAGE_ROWS
     ) -> Iterator[tuple[Iterable[Any], bigquery.QueryJob]]:
         """A query job's rows, to be read inside; a job that was not read to its end is cancelled."""
         # The id is ours, so that a job whose insertion was never answered can still be found and cancelled.
@@ -302,7 +302,7 @@ class BigQueryAudit:
                 found = client.get_job(job_id, location=location, retry=self.retry(), timeout=self._adapter.remaining())
                 job = typing.cast(bigquery.QueryJob, found)
             left = self._adapter.remaining()
-            yield job.result(page_size=PAGE_ROWS, retry=self.retry(), job_retry=None, timeout=left), job
+            yield job.result(page_size=page, retry=self.retry(), job_retry=None, timeout=left), job
             finished = True
         except (api.ClientError, BadData):
             finished = True  # BigQuery refused it or it ended: there is nothing to cancel
@@ -445,10 +445,12 @@ class BigQueryAudit:
         return BadData(f"BigQuery refused the query ({error.code}): {said}")
 
 
-def _token(table: bigquery.Table) -> str:
-    """A digest of all that moves in the free metadata when rows, columns or the table itself change."""
+def _token(table: bigquery.Table, max_series: int) -> str:
+    """A digest of all that moves in the free metadata when rows, columns or the table itself change. Another
+    EXPORTER_MAX_SERIES asks for other rows of the same table."""
     buffer = table.streaming_buffer
     state = [
+        max_series,
         table.created and table.created.isoformat(),
         table.modified and table.modified.isoformat(),
         table.num_rows,

@@ -32,7 +32,7 @@ from exporter.sources.audit import (
     audit_identity,
     audit_table,
     build_query,
-    read_row,
+    read_rows,
     recompute_at,
     still_good,
 )
@@ -116,7 +116,7 @@ class DuckDBAudit:
         with self._deadline(), errors(self._location, self._stop, self.timeout_seconds):
             self._make_sample()
             files = self._files()
-            token = _token(files)
+            token = _token(files, self._settings.max_series)
             now = self._clock()
             if still_good(
                 previous,
@@ -130,8 +130,7 @@ class DuckDBAudit:
                 return dataclasses.replace(previous, read_at=now)
             with self._opened(files) as connection:
                 query, sample = self._query_for(connection, now)
-                row = _run(connection, query)
-            answer = read_row(query, row)
+                answer = read_rows(query, _rows(connection, query))
             notes = answer.notes
             if sample:
                 notes = ("this is sample history, not your pipeline's: set GOOGLE_CLOUD_PROJECT or AUDIT_URL", *notes)
@@ -149,13 +148,17 @@ class DuckDBAudit:
                     "engine": "duckdb",
                     "location": str(self._location),
                     "table": f"{self.schema}.{self.table}",
-                    "rows": answer.rows,
-                    "last_record_at": answer.last_record_at,
+                    **answer.facts(),
                     "sample_data": sample,
                     "missing_columns": ", ".join(query.missing_columns) or None,
                 },
                 valid_until=recompute_at(answer),
             )
+
+    def changed(self, previous: Reading) -> bool:
+        """Whether the files are others than those that were read. See `Source.changed`."""
+        with errors(self._location):
+            return _token(self._files(), self._settings.max_series) != previous.token
 
     @contextlib.contextmanager
     def history(self, until: float) -> Iterator[tuple[AuditQuery, Iterator[Mapping[str, Any]]]]:
@@ -224,8 +227,15 @@ class DuckDBAudit:
     def _query_for(self, connection: duckdb.DuckDBPyConnection, now: float) -> tuple[AuditQuery, bool]:
         """The query, and whether the table holds the sample history."""
         columns, sample = self._columns(connection)
-        table = f"`{self.schema}.{self.table}`"
-        return build_query(self._catalog, columns, table=table, env=self._settings.audit_env, now=now), sample
+        query = build_query(
+            self._catalog,
+            columns,
+            table=f"`{self.schema}.{self.table}`",
+            env=self._settings.audit_env,
+            now=now,
+            max_series=self._settings.max_series,
+        )
+        return query, sample
 
     def _files(self) -> list[Path]:
         """The files that make up the log.
@@ -359,9 +369,10 @@ def _translate(location: AuditLocation, error: Exception, said: str) -> SourceEr
     return BadData(f"{location.path} cannot be read: {said[:300]}")
 
 
-def _token(files: list[Path]) -> str:
-    """A digest of everything that moves when a file is written: also a write-ahead log beside a database."""
-    state: list[object] = []
+def _token(files: list[Path], max_series: int) -> str:
+    """A digest of everything that moves when a file is written: also a write-ahead log beside a database. Another
+    EXPORTER_MAX_SERIES asks for other rows of the same file."""
+    state: list[object] = [max_series]
     for file in files:
         for path in (file, file.with_name(file.name + ".wal")):
             with contextlib.suppress(FileNotFoundError):
@@ -400,13 +411,6 @@ def _json_rows(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> str:
     ]
     replaced = ", ".join(f"{expression} AS {name}" for expression, name in as_text)
     return f"SELECT *{f' REPLACE ({replaced})' if replaced else ''} FROM ({rows})"  # noqa: S608
-
-
-def _run(connection: duckdb.DuckDBPyConnection, query: AuditQuery) -> Mapping[str, Any]:
-    rows = list(_rows(connection, query))
-    if len(rows) != 1:
-        raise BadData(f"The audit query returned {len(rows)} rows instead of one.")
-    return rows[0]
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: AuditQuery) -> Iterator[Mapping[str, Any]]:

@@ -368,3 +368,50 @@ def test_the_progress_bar_is_drawn_on_a_terminal_only():
             progress.clear()
             stream.seek(0)
             assert ("25 %  2026-03-01" in stream.read()) == tty
+
+
+MANY = parse_catalog(
+    """
+version: 1
+audit: {table: monitoring_audit.logs, timestamp: timestamp, labels: {env: env}}
+metrics:
+  - {name: shop_r2, type: gauge, help: R2., from: [{audit: r2}]}
+  - {name: shop_old_r2, type: gauge, help: Old., alias_of: shop_r2}
+  - name: shop_releases_total
+    type: counter
+    help: Releases.
+    labels: [decision]
+    from: [{audit: {count: deployment_decision, values: {deploy: deploy, skip: skip}}}]
+""",
+    "many.yaml",
+)
+
+
+def test_each_label_set_has_its_own_history_from_its_first_row_on(log: Log, tmp_path: Path):
+    log.add(
+        [
+            {"at": NOW - 3 * DAY, "env": "a", "r2": 0.5, "deployment_decision": "deploy"},
+            {"at": NOW - DAY, "env": "b", "r2": 0.6, "deployment_decision": "skip"},
+            {"at": NOW - DAY, "env": "a", "r2": 0.7, "deployment_decision": "deploy"},
+            {"at": NOW - DAY, "env": None, "r2": 0.9, "deployment_decision": "deploy"},
+        ]
+    )
+    run(log.path, tmp_path / "out", catalog=MANY, step="5m")
+    history = read(tmp_path / "out")
+    ages = (2 * DAY, DAY, 0)
+    for name in ("shop_r2", "shop_old_r2"):
+        assert values(history, (name, (("env", "a"),)), *ages) == [0.5, 0.7, 0.7]
+        assert values(history, (name, (("env", "b"),)), *ages) == [None, 0.6, 0.6]
+
+    def releases(env: str, decision: str) -> list[float | None]:
+        found = [
+            k for k in history if k[0] == "shop_releases_total" and set(k[1]) == {("env", env), ("decision", decision)}
+        ]
+        return values(history, found[0], *ages)
+
+    assert releases("a", "deploy") == [1, 2, 2]
+    assert releases("a", "skip") == [0, 0, 0]
+    assert releases("b", "skip") == [None, 1, 1]
+    assert releases("b", "deploy") == [None, 0, 0]
+    assert {dict(labels).get("env") for _, labels in history} == {None, "a", "b"}
+    assert {name for name, labels in history if "env" not in dict(labels)} == {LAST[0]}

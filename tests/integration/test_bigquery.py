@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from exporter.catalog import Catalog, load_catalog
+from exporter.catalog import Catalog, load_catalog, parse_catalog
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
 from exporter.settings import Settings
 from exporter.snapshot import Reading
-from exporter.sources.bigquery import BigQueryAudit
+from exporter.sources.bigquery import PAGE_SETS, BigQueryAudit
 from tests import faults
 from tests.engines.bigquery import BigQueryEmulator
 
@@ -131,6 +131,100 @@ def queries(proxy: faults.FaultProxy) -> int:
 
 def outcomes(source: BigQueryAudit) -> dict[str, float]:
     return {s.labels[0][1]: s.value for s in source.telemetry()["mlops_exporter_bigquery_queries_total"]}
+
+
+# -- many models -------------------------------------------------------------------------------------------------------
+
+
+MANY = parse_catalog(
+    """
+version: 1
+audit: {table: a.b, timestamp: timestamp, env: env, labels: {model: model, part: part}, missing: [{rmse: 999, r2: 0}]}
+metrics:
+  - {name: shop_r2, type: gauge, help: R2., from: [{audit: r2}]}
+  - {name: shop_rmse, type: gauge, help: RMSE., from: [{audit: rmse}]}
+  - name: shop_releases_total
+    type: counter
+    help: Releases.
+    labels: [decision]
+    from: [{audit: {count: verdict, values: {go: GO, stop: STOP}}}]
+""",
+    "many.yaml",
+)
+MANY_SCHEMA = {
+    "timestamp": "TIMESTAMP", "env": "STRING", "model": "STRING", "part": "INT64", "r2": "FLOAT64", "rmse": "STRING",
+    "verdict": "STRING",
+}  # fmt: skip
+
+
+def labelled(reading: Reading, metric: str) -> dict[tuple[str, ...], float]:
+    return {tuple(v for _, v in s.labels): s.value for s in reading.observations[metric].samples}  # type: ignore[union-attr]
+
+
+def test_each_model_has_its_own_values(connect: Connect, bigquery_emulator: BigQueryEmulator):
+    table = bigquery_emulator.create_table(MANY_SCHEMA, partition_by="timestamp", require_partition_filter=True)
+    rows = [
+        row(3, model="a", part=1, r2=0.5, rmse="7.5", verdict="GO"),
+        row(2, model=" a ", part=1, r2=0.0, rmse="999", verdict="stop"),
+        row(2, model="A", part=1, r2=0.6, rmse="n/a", verdict="GO"),
+        row(1, model='q"\\ü', part=2, r2=0.7),
+        row(1, model="x" * 201, part=2, r2=0.9),
+        row(1, model=" ", part=2, r2=0.9),
+        row(1, model="a", r2=0.9, verdict="GO"),
+        {**row(1, model="b", part=1, r2=0.8), "env": "dev"},
+        row(-9, model="c", part=1, r2=0.9, verdict="GO"),
+    ]
+    bigquery_emulator.load(table, rows)
+    source = connect(table, MANY, AUDIT_ENV="prod")
+    reading = source.read(None)
+    assert labelled(reading, "shop_r2") == {("a", "1"): 0.5, ("A", "1"): 0.6, ('q"\\ü', "2"): 0.7}
+    assert labelled(reading, "shop_rmse") == {("a", "1"): 7.5}
+    assert {key: n for key, n in labelled(reading, "shop_releases_total").items() if n} == {
+        ("a", "1", "go"): 1, ("a", "1", "stop"): 1, ("A", "1", "go"): 1, ("c", "1", "go"): 1,
+    }  # fmt: skip
+    assert len(labelled(reading, "shop_releases_total")) == 8
+    assert (reading.facts["rows"], reading.facts["label_sets"], reading.facts["series_dropped"]) == (8, 4, 0)
+    assert reading.notes == (
+        "column rmse: 1 row with text that is not a number, left out",
+        "1 row dated in the future: counted, but they give no gauge until their time has come",
+        "3 rows without a usable value for model and part (NULL, blank, or longer than 200 characters), left out",
+    )
+    assert source.read(reading).queried_at == reading.queried_at
+    assert source.plan().query.labels == ("model", "part")
+
+
+def test_the_newest_models_win(connect: Connect, bigquery_emulator: BigQueryEmulator):
+    table = bigquery_emulator.create_table(MANY_SCHEMA)
+    bigquery_emulator.load(table, [row(days, model=f"m{days}", part=1, r2=0.5) for days in range(1, 6)])
+    reading = connect(table, MANY, EXPORTER_MAX_SERIES="8").read(None)
+    assert labelled(reading, "shop_r2") == {("m1", "1"): 0.5, ("m2", "1"): 0.5}
+    assert reading.facts["series_dropped"] == 3 * 4
+    assert len(labelled(connect(table, MANY).read(reading), "shop_r2")) == 5
+
+
+def test_an_empty_table_has_no_model(connect: Connect, bigquery_emulator: BigQueryEmulator):
+    reading = connect(bigquery_emulator.create_table(MANY_SCHEMA), MANY).read(None)
+    assert (reading.facts["rows"], reading.facts["label_sets"]) == (0, 0)
+
+
+def test_a_table_without_the_labels_column_is_a_clear_error(connect: Connect, bigquery_emulator: BigQueryEmulator):
+    table = bigquery_emulator.create_table({name: kind for name, kind in MANY_SCHEMA.items() if name != "part"})
+    with pytest.raises(BadData, match="no column 'part', which says the label 'part'"):
+        connect(table, MANY).read(None)
+
+
+def test_ten_thousand_models_come_in_pages(
+    connect: Connect, bigquery_emulator: BigQueryEmulator, proxy: faults.FaultProxy
+):
+    table = bigquery_emulator.create_table(MANY_SCHEMA)
+    bigquery_emulator.load(
+        table, [row(1, model=f"m{n}", part=1, r2=n / 10_000, rmse="1", verdict="GO") for n in range(10_000)]
+    )
+    reading = connect(table, MANY).read(None)
+    assert len(labelled(reading, "shop_r2")) == 10_000
+    assert sum(labelled(reading, "shop_releases_total").values()) == 10_000
+    pages = [r for r in proxy.requests if r.method == "GET" and "/queries/" in r.path]
+    assert len(pages) >= 10_000 // PAGE_SETS
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -577,3 +671,25 @@ def test_plan_says_what_a_query_would_process_and_runs_none(connect, table, prox
     sent = [r.json() for r in proxy.requests if r.method == "POST" and r.path.endswith("/jobs")]
     assert [content["configuration"].get("dryRun") for content in sent] == [True]
     assert outcomes(source) == {"executed": 0, "cached": 0, "skipped": 0}
+
+
+# -- between two refreshes ---------------------------------------------------------------------------------------------
+
+
+def test_a_look_asks_for_the_metadata_alone(
+    connect: Connect, table: str, bigquery_emulator: BigQueryEmulator, proxy: faults.FaultProxy
+):
+    source = connect(table)
+    reading = source.read(None)
+    sent = len(proxy.requests)
+    assert not source.changed(reading)
+    bigquery_emulator.load(table, [row(0.1, r2=0.9)])
+    assert source.changed(reading)
+    assert [(r.method, "/tables/" in r.path) for r in proxy.requests[sent:]] == [("GET", True)] * 2
+    assert outcomes(source) == {"executed": 1, "cached": 0, "skipped": 0}
+
+
+def test_a_look_at_a_view_says_nothing(connect: Connect, table: str, bigquery_emulator: BigQueryEmulator):
+    view = bigquery_emulator.create_view(f"SELECT * FROM `{table}` WHERE timestamp >= TIMESTAMP('1900-01-01')")
+    source = connect(view)
+    assert not source.changed(source.read(None))

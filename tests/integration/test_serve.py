@@ -7,16 +7,19 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import duckdb
 import pytest
 import requests
 
 from tests import faults
 from tests.engines.exporter import ROOT, RunningExporter
 from tests.exposed import Exposed
+from tests.sources.duckdb_log import Log
 
 AUDIT_BACKED = {
     "bike_model_r2_champion_current",
@@ -330,3 +333,46 @@ def test_problems_in_the_settings_are_all_reported_and_end_the_start(tmp_path: P
     assert "EXPORTER_PORT" in ran.stderr
     assert "AUDIT_TABLE" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def add_row(log: Log, r2: float) -> None:
+    """Append a row, waiting for the exporter to let go of the file."""
+    for _ in range(100):
+        try:
+            log.add([{"at": time.time(), "r2": r2}])
+        except duckdb.IOException:
+            threading.Event().wait(0.05)
+        else:
+            return
+    raise AssertionError("the file stayed locked")
+
+
+R2 = "bike_model_r2_champion_current"
+
+
+def test_a_new_row_shows_long_before_the_next_refresh_when_asked_for_and_the_token_is_shown_nowhere(tmp_path: Path):
+    log = Log(tmp_path / "audit.duckdb", {"timestamp": "TIMESTAMPTZ", "r2": "DOUBLE"})
+    add_row(log, 0.5)
+    env = {"AUDIT_URL": str(log.path), "EXPORTER_REFRESH_TOKEN": SECRET, "EXPORTER_LOG_LEVEL": "DEBUG"}
+    with RunningExporter(tmp_path, env) as exporter:
+        exporter.wait_for(R2, 0.5)
+        add_row(log, 0.6)
+        url = f"{exporter.url}/-/refresh"
+        wrong = requests.post(url, headers={"Authorization": "Bearer wrong"}, timeout=5)
+        assert (wrong.status_code, wrong.headers["WWW-Authenticate"]) == (401, 'Bearer realm="mlops-exporter"')
+        assert requests.get(url, timeout=5).status_code == 405
+        right = requests.post(url, headers={"Authorization": f"Bearer {SECRET}"}, timeout=5)
+        assert (right.status_code, right.json()) == (202, {"status": "accepted"})
+        exporter.wait_for(R2, 0.6)
+        pages = [exporter.get(path).text for path in ("/", "/health", "/metrics")]
+        assert SECRET not in "".join([*pages, wrong.text, right.text, exporter.text_of_log()])
+
+
+def test_a_new_row_shows_long_before_the_next_refresh_where_the_log_is_looked_at(tmp_path: Path):
+    log = Log(tmp_path / "audit.duckdb", {"timestamp": "TIMESTAMPTZ", "r2": "DOUBLE"})
+    add_row(log, 0.5)
+    with RunningExporter(tmp_path, {"AUDIT_URL": str(log.path), "AUDIT_PROBE_SECONDS": "1"}) as exporter:
+        exporter.wait_for(R2, 0.5)
+        add_row(log, 0.6)
+        exporter.wait_for(R2, 0.6)
+        assert exporter.exposed().value("mlops_exporter_source_refreshes_total", source="audit") == 2

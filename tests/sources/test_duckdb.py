@@ -608,3 +608,17 @@ def test_a_file_made_here_can_be_opened_by_older_duckdb(tmp_path: Path):
     with duckdb.connect(str(tmp_path / "audit.duckdb"), read_only=True) as connection:
         tags = connection.execute("SELECT tags FROM duckdb_databases() WHERE database_name = 'audit'").fetchone()
     assert "v1.0.0" in str(tags)
+
+
+def test_a_look_says_whether_the_file_was_written_and_reads_nothing(tmp_path: Path):
+    log = Log(tmp_path / "audit.duckdb", {"timestamp": "TIMESTAMPTZ", "r2": "DOUBLE"})
+    log.add([{"at": NOW - 60, "r2": 0.5}])
+    source = source_for(log.path)
+    reading = source.read(None)
+    assert not source.changed(reading)
+    log.add([{"at": NOW - 30, "r2": 0.6}])
+    assert source.changed(reading)
+    assert not source.changed(source.read(reading))
+    log.path.unlink()
+    with pytest.raises(SourceUnavailable):
+        source.changed(reading)

@@ -137,6 +137,10 @@ class AirflowSource:
 
     # -- what the loop uses ----------------------------------------------------------------------------------------
 
+    def changed(self, previous: Reading) -> bool:  # noqa: ARG002 -- see below
+        """Never: each look at Airflow is a request to it, so it is asked at a refresh only."""
+        return False
+
     def want(self, metrics: frozenset[str]) -> None:
         """Say which metrics that another source is preferred for are needed from here, from the next `read` on.
 
