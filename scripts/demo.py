@@ -54,11 +54,13 @@ class Demo:
         ports: by service.
         python: the interpreter that has the RegModel API's packages.
         password: of Airflow's user `admin`.
+        token: with which the pipeline asks the exporter to look at once.
     """
 
     ports: dict[str, int]
     python: Path
     password: str
+    token: str
 
     def url(self, service: str) -> str:
         """A service's address."""
@@ -84,9 +86,11 @@ def main() -> int:
         {name: port + options.port_offset for name, port in PORTS.items()},
         options.regmodel_python,
         secrets.token_urlsafe(12),
+        secrets.token_urlsafe(24),
     )
-    # `kill` is to end it as cleanly as Ctrl-C.
+    # `kill` is to end it as cleanly as Ctrl-C, also where a shell has started it in the background with Ctrl-C ignored.
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         with contextlib.ExitStack() as stack:
             _start(demo, stack)
@@ -218,7 +222,7 @@ def _airflow(demo: Demo) -> ServerProcess:
         log=FOLDER / "logs" / "airflow.log",
         ready=http_ready(f"{demo.url('airflow')}/api/v2/version"),
         environment={
-            **_without("AIRFLOW", "AUDIT_", "REGMODEL_", "PIPELINE_", "GOOGLE_"),
+            **_without("AIRFLOW", "AUDIT_", "REGMODEL_", "PIPELINE_", "GOOGLE_", "EXPORTER_"),
             "AIRFLOW_HOME": str(home),
             **{f"AIRFLOW__{name}": str(value) for name, value in settings.items()},
             "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -226,6 +230,8 @@ def _airflow(demo: Demo) -> ServerProcess:
             "REGMODEL_URL": demo.url("regmodel"),
             "AUDIT_URL": f"duckdb://{FOLDER}/audit.duckdb",
             "AUDIT_ENV": "demo",
+            "EXPORTER_REFRESH_URL": f"{demo.url('exporter')}/-/refresh",
+            "EXPORTER_REFRESH_TOKEN": demo.token,
             "PIPELINE_WAREHOUSE": str(FOLDER / "warehouse.duckdb"),
             # Only what this program triggers: a run of today's date would come after all weeks that are played.
             "PIPELINE_SCHEDULED": "false",
@@ -248,6 +254,7 @@ def _exporter(demo: Demo) -> ServerProcess:
             "EXPORTER_PORT": str(demo.ports["exporter"]),
             "EXPORTER_STATE_DIR": str(FOLDER / "exporter-state"),
             "EXPORTER_REFRESH_SECONDS": str(REFRESH_SECONDS),
+            "EXPORTER_REFRESH_TOKEN": demo.token,
             "AUDIT_URL": f"duckdb://{FOLDER}/audit.duckdb",
             "AIRFLOW_BASE_URL": demo.url("airflow"),
             "AIRFLOW_USERNAME": "admin",

@@ -140,7 +140,7 @@ def ask_for_refresh(settings: Settings) -> str:
     The run does not fail when the exporter is away: it looks by itself within a minute.
     """
     if settings.refresh_url is None or settings.refresh_token is None:
-        return "no EXPORTER_REFRESH_URL or EXPORTER_REFRESH_TOKEN: the exporter will look by itself"
+        return "no PIPELINE_REFRESH_URL or EXPORTER_REFRESH_TOKEN: the exporter will look by itself"
     headers = {"Authorization": f"Bearer {settings.refresh_token}"}
     try:
         answer = requests.post(settings.refresh_url, headers=headers, timeout=REFRESH_TIMEOUT)

@@ -27,7 +27,7 @@ class Settings:
         warehouse_file: the DuckDB file of counts and predictions (PIPELINE_WAREHOUSE).
         warehouse_dataset: the BigQuery dataset of counts and predictions (PIPELINE_DATASET).
         env: what the audit log's column `env` says (AUDIT_ENV).
-        refresh_url: the exporter's `/-/refresh`, asked when an audit row was written (EXPORTER_REFRESH_URL); optional.
+        refresh_url: the exporter's `/-/refresh`, asked when an audit row was written (PIPELINE_REFRESH_URL); optional.
         refresh_token: the token that it wants (EXPORTER_REFRESH_TOKEN).
     """
 
@@ -56,7 +56,7 @@ class Settings:
         held = os.environ if environment is None else environment
         given = {name: value.strip() for name, value in held.items() if value.strip()}
         problems: list[str] = []
-        for name in ("REGMODEL_URL", "EXPORTER_REFRESH_URL"):
+        for name in ("REGMODEL_URL", "PIPELINE_REFRESH_URL"):
             parts = urlsplit(given.get(name, "http://host"))
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 problems.append(f"{name}: must be http://host[:port] or https://host[:port]")
@@ -79,7 +79,7 @@ class Settings:
             warehouse_file=Path(given.get("PIPELINE_WAREHOUSE", cls.warehouse_file)),
             warehouse_dataset=given.get("PIPELINE_DATASET", cls.warehouse_dataset),
             env=given.get("AUDIT_ENV", cls.env),
-            refresh_url=given.get("EXPORTER_REFRESH_URL"),
+            refresh_url=given.get("PIPELINE_REFRESH_URL"),
             refresh_token=given.get("EXPORTER_REFRESH_TOKEN"),
         )
 
