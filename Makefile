@@ -17,7 +17,7 @@ run: $(VENV)/.run ## Serve on :9101 (sample data unless GOOGLE_CLOUD_PROJECT or 
 	@echo "Serving http://localhost:$${EXPORTER_PORT:-9101}/ (metrics: /metrics, state: /health). Ctrl-C stops it."
 	@exec $(BIN)/python -m exporter serve
 
-demo: $(VENV)/.dev $(VENV)-regmodel/.done ## Play months of the whole loop: model, Airflow, exporter (DEMO='--weeks 8 --port-offset 1000')
+demo: $(VENV)/.run $(VENV)-regmodel/.done ## Play months of the whole loop: model, Airflow, exporter (DEMO='--weeks 8 --port-offset 1000')
 	@$(BIN)/python -m tests.engines.install airflow3
 	@exec $(BIN)/python scripts/demo.py $(DEMO)
 
