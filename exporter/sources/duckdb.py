@@ -48,7 +48,8 @@ CONFIG: Final[Mapping[str, str]] = {
 }
 """A small guest: two threads, bounded memory, and nothing fetched from the network."""
 LOCK_WAIT_SECONDS: Final = 0.1
-ROWS_AT_ONCE: Final = 1000
+ROWS_AT_ONCE: Final = 50
+"""Rows that are turned into Python's values in one go, which lets no other thread run."""
 INTERRUPT_AGAIN_SECONDS: Final = 0.05
 
 _INTEGERS: Final = frozenset(
