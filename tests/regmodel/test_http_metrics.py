@@ -5,7 +5,7 @@ import gzip
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
