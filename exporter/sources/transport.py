@@ -45,6 +45,7 @@ class DeadlineAdapter(HTTPAdapter):
         self._max_body_bytes = max_body_bytes
         self._clock = clock
         self._end: float | None = None
+        self._current: object | None = None
         self._seconds = 0.0
         self._interrupted = False
         self._connections: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
@@ -57,7 +58,14 @@ class DeadlineAdapter(HTTPAdapter):
         Inside, requests that come too late raise SourceTimeout.
         """
         self._seconds, self._end, self._interrupted = seconds, self._clock() + seconds, False
-        watchdog = threading.Timer(seconds, self.interrupt)
+        current = self._current = object()
+
+        def expire() -> None:
+            # One inside another, as for a cancellation after the deadline, is not cut off by the outer one's end.
+            if self._current is current:
+                self.interrupt()
+
+        watchdog = threading.Timer(seconds, expire)
         watchdog.daemon = True
         watchdog.name = "deadline"
         watchdog.start()

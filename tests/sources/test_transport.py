@@ -56,6 +56,15 @@ def test_whatever_does_not_end_is_cut_off_at_the_deadline(fault: faults.Fault):
             assert session.get(proxy.url).status_code == 200
 
 
+def test_the_outer_deadline_does_not_cut_off_what_is_sent_under_one_of_its_own():
+    """A job is cancelled just when the deadline of its query ends."""
+    adapter, session = mounted()
+    with faults.FaultProxy(script=fine) as proxy, adapter.deadline(0.3):
+        proxy.add(faults.drip(100))  # about a second
+        with adapter.deadline(10):
+            assert session.get(proxy.url).status_code == 200
+
+
 def test_all_requests_of_a_block_share_one_deadline():
     adapter, session = mounted()
     with faults.FaultProxy(script=fine) as proxy:
