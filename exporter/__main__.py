@@ -162,6 +162,8 @@ def _backfill(options: argparse.Namespace, settings: Settings, catalog: Catalog)
 
     # So that SIGTERM, like Ctrl-C, ends it by an exception: what was begun is removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell that starts it in the background has SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     names = ("since", "output", "until", "step", "job", "instance", "promtool")
     try:
         backfill(Request(**{name: getattr(options, name) for name in names}), settings, catalog, print)
