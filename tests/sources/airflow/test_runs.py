@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from exporter.ledger import Ledger
 from exporter.sources.airflow.client import DagRun, Page, TaskInstance
-from exporter.sources.airflow.runs import catch_up
+from exporter.sources.airflow.runs import MAX_WINDOWS, catch_up
 from exporter.sources.airflow.totals import OVERLAP_SECONDS, RUN, TASK, Totals
 
 NOW = 1_750_000_000.0
@@ -102,7 +102,8 @@ def test_every_end_is_counted_once(events, cap: int, steps, newcomer: int):
             totals = Totals(ledger, "here", (10.0, 60.0), (10.0,), ())
     client.at += 10_000
     for _ in range(60):
-        look(DAGS, 50)
+        # As many as a refresh may ask for: more ends at one instant than a page holds take about a hundred to find.
+        look(DAGS, MAX_WINDOWS)
     known = totals.load()
     assert sum(total.events for total in known.runs.values()) == len(events)
     timed = [e for _, e in events if e.start is not None and e.end is not None and e.end >= e.start]
