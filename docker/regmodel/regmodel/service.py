@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 import platform
 import threading
 from collections.abc import Callable
@@ -218,8 +217,3 @@ class Service:
 
 def _text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def number_or_none(value: float) -> float | None:
-    """A number for JSON, which has no NaN."""
-    return None if math.isnan(value) else float(value)

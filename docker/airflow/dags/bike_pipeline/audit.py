@@ -39,13 +39,6 @@ COLUMNS: Final = {
     "run_id": "STRING",
 }
 """Column names and GoogleSQL types, in the table's order."""
-_DUCKDB: Final = {
-    "TIMESTAMP": "TIMESTAMPTZ",
-    "FLOAT64": "DOUBLE",
-    "INT64": "BIGINT",
-    "BOOL": "BOOLEAN",
-    "STRING": "VARCHAR",
-}
 
 
 class BadRow(PipelineError):
@@ -181,8 +174,8 @@ class DuckDBAuditLog:
             )
 
     def _prepare(self, connection: Any) -> None:
-        columns = ", ".join(f'"{name}" {_DUCKDB[kind]}' for name, kind in COLUMNS.items())
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {self._schema}")
+        columns = duckdb_file.declared(COLUMNS)
         connection.execute(f"CREATE TABLE IF NOT EXISTS {self._schema}.{self._table} ({columns})")
 
 
@@ -200,26 +193,16 @@ class BigQueryAuditLog:
 
     def prepare(self) -> None:
         """See AuditLog. The table is partitioned by day, as `python -m exporter init-audit` makes it."""
-        from google.cloud import bigquery
-
-        from bike_pipeline.bigquery_client import CALL_SECONDS, RETRY, failures, make_client
-
-        client = make_client(self._project)
-        project, dataset, _ = self._table.split(".")
-        table = bigquery.Table(self._table, [bigquery.SchemaField(name, kind) for name, kind in COLUMNS.items()])
-        table.time_partitioning = bigquery.TimePartitioning(field="timestamp")
-        with failures("making the audit table"):
-            client.create_dataset(f"{project}.{dataset}", exists_ok=True, retry=RETRY, timeout=CALL_SECONDS)
-            client.create_table(table, exists_ok=True, retry=RETRY, timeout=CALL_SECONDS)
+        self._prepared()
 
     def write(self, row: AuditRow) -> None:
         """See AuditLog."""
         from google.cloud import bigquery
 
-        from bike_pipeline.bigquery_client import make_client, run
+        from bike_pipeline.bigquery_client import run
 
         values = row.values()
-        self.prepare()
+        client = self._prepared()
         parameters = [bigquery.ScalarQueryParameter(name, COLUMNS[name], value) for name, value in values.items()]
         new = ", ".join(f"@{name} AS `{name}`" for name in values)
         update = ", ".join(f"`{name}` = new.`{name}`" for name in values if name != "run_id")
@@ -230,7 +213,15 @@ class BigQueryAuditLog:
             "ON log.run_id = new.run_id AND log.timestamp > TIMESTAMP '1970-01-01 00:00:00 UTC' "
             f"WHEN MATCHED THEN UPDATE SET {update} WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({taken})"
         )
-        run(make_client(self._project), sql, parameters)
+        run(client, sql, parameters)
+
+    def _prepared(self) -> Any:
+        from bike_pipeline.bigquery_client import make_client, make_tables
+
+        client = make_client(self._project)
+        dataset, _, table = self._table.rpartition(".")
+        make_tables(client, dataset, {table: COLUMNS}, what="the audit table")
+        return client
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import google.auth.exceptions
@@ -38,6 +38,26 @@ def make_client(project: str) -> bigquery.Client:
             anonymous = AnonymousCredentials()  # type: ignore[no-untyped-call]
             return bigquery.Client(project, credentials=anonymous, client_options=options)
         return bigquery.Client(project)
+
+
+def make_tables(client: bigquery.Client, dataset: str, tables: Mapping[str, Mapping[str, str]], *, what: str) -> None:
+    """Make a dataset and its tables, partitioned by day of `timestamp`, where they do not exist.
+
+    Args:
+        dataset: `project.dataset`.
+        tables: by name, their columns' GoogleSQL types by name.
+        what: what they are, for a failure's message.
+
+    Raises:
+        BigQueryTrouble: it failed.
+    """
+    with failures(f"making {what}"):
+        client.create_dataset(dataset, exists_ok=True, retry=RETRY, timeout=CALL_SECONDS)
+        for name, columns in tables.items():
+            schema = [bigquery.SchemaField(column, kind) for column, kind in columns.items()]
+            table = bigquery.Table(f"{dataset}.{name}", schema)
+            table.time_partitioning = bigquery.TimePartitioning(field="timestamp")
+            client.create_table(table, exists_ok=True, retry=RETRY, timeout=CALL_SECONDS)
 
 
 def run(client: bigquery.Client, sql: str, parameters: list[Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,9 +16,23 @@ PAUSE_SECONDS: Final = 0.1
 STORAGE_VERSION: Final = "v1.0.0"
 """The storage format of DuckDB 1.0, which every later client can open."""
 
+TYPES: Final = {
+    "TIMESTAMP": "TIMESTAMPTZ",
+    "FLOAT64": "DOUBLE",
+    "INT64": "BIGINT",
+    "BOOL": "BOOLEAN",
+    "STRING": "VARCHAR",
+}
+"""DuckDB's types by GoogleSQL's."""
+
 
 class FileTrouble(PipelineError):
     """The file cannot be opened, read or written."""
+
+
+def declared(columns: Mapping[str, str]) -> str:
+    """Columns, by name and GoogleSQL type, as DuckDB's CREATE TABLE takes them."""
+    return ", ".join(f'"{name}" {TYPES[kind]}' for name, kind in columns.items())
 
 
 @contextlib.contextmanager

@@ -1,13 +1,15 @@
 """Where counts and predictions are kept: a DuckDB file, or BigQuery. A window is always replaced as a whole, so that
 doing a day again never doubles it."""
 
+import contextlib
 import dataclasses
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
+import duckdb
 import numpy as np
 
 from bike_pipeline import duckdb_file
@@ -25,7 +27,6 @@ _TYPES: Final = {
     "prediction": "FLOAT64",
     "model_version": "STRING",
 }
-_DUCKDB: Final = {"TIMESTAMP": "TIMESTAMPTZ", "FLOAT64": "DOUBLE", "BOOL": "BOOLEAN", "STRING": "VARCHAR"}
 _TABLES: Final = {Count: "counts", Predicted: "predictions"}
 
 
@@ -66,6 +67,11 @@ def _columns(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
+def _tables() -> dict[str, dict[str, str]]:
+    """Each table's columns and their GoogleSQL types."""
+    return {table: {name: _TYPES[name] for name in _columns(kind)} for kind, table in _TABLES.items()}
+
+
 class DuckDBWarehouse:
     """The warehouse in a DuckDB file."""
 
@@ -94,8 +100,13 @@ class DuckDBWarehouse:
         """See Warehouse."""
         self._replace(Predicted, start, end, rows)
 
-    def _opened(self) -> Any:
-        return _Prepared(self._path)
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The opened file, with both tables in it."""
+        with duckdb_file.opened(self._path) as connection:
+            for table, columns in _tables().items():
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({duckdb_file.declared(columns)})")
+            yield connection
 
     def _read(self, kind: type, start: datetime, end: datetime) -> list[Any]:
         names = _columns(kind)
@@ -124,23 +135,6 @@ class DuckDBWarehouse:
             connection.register("new_rows", columns)
             connection.execute(f"INSERT INTO {table} SELECT {selected} FROM new_rows")
             connection.unregister("new_rows")
-
-
-class _Prepared:
-    """An opened file that has both tables."""
-
-    def __init__(self, path: Any) -> None:
-        self._opened = duckdb_file.opened(path)
-
-    def __enter__(self) -> Any:
-        connection = self._opened.__enter__()
-        for kind, table in _TABLES.items():
-            columns = ", ".join(f'"{name}" {_DUCKDB[_TYPES[name]]}' for name in _columns(kind))
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
-        return connection
-
-    def __exit__(self, *error: Any) -> Any:
-        return self._opened.__exit__(*error)
 
 
 def _array(name: str, values: list[Any]) -> Any:
@@ -193,18 +187,10 @@ class BigQueryWarehouse:
 
     def _prepared(self) -> Any:
         if self._client is None:
-            from google.cloud import bigquery
-
-            from bike_pipeline.bigquery_client import CALL_SECONDS, RETRY, failures, make_client
+            from bike_pipeline.bigquery_client import make_client, make_tables
 
             client = make_client(self._project)
-            with failures("making the tables"):
-                client.create_dataset(self._dataset, exists_ok=True, retry=RETRY, timeout=CALL_SECONDS)
-                for kind, name in _TABLES.items():
-                    schema = [bigquery.SchemaField(column, _TYPES[column]) for column in _columns(kind)]
-                    table = bigquery.Table(f"{self._dataset}.{name}", schema)
-                    table.time_partitioning = bigquery.TimePartitioning(field="timestamp")
-                    client.create_table(table, exists_ok=True, retry=RETRY, timeout=CALL_SECONDS)
+            make_tables(client, self._dataset, _tables(), what="the tables")
             self._client = client
         return self._client
 
