@@ -3,7 +3,7 @@
 Conf (all optional): `{"as_of": "2025-05-12", "days": 7}` fetches the seven days before 12 May 2025.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 try:
@@ -13,24 +13,11 @@ except ImportError:  # Airflow 2
 
 from bike_pipeline import ingestion, runs
 from bike_pipeline.regmodel import RegModel
-from bike_pipeline.settings import Settings, retries, schedule
+from bike_pipeline.settings import Settings, dag_arguments
 from bike_pipeline.warehouse import open_warehouse
 
 
-@dag(
-    dag_id="daily_fetch_bike_data",
-    schedule=schedule("@daily"),
-    start_date=datetime(2024, 1, 1),
-    catchup=False,
-    max_active_runs=1,
-    default_args={
-        "retries": retries(),
-        "retry_delay": timedelta(minutes=2),
-        "execution_timeout": timedelta(minutes=30),
-    },
-    tags=["bike"],
-    doc_md=__doc__,
-)
+@dag(dag_id="daily_fetch_bike_data", doc_md=__doc__, **dag_arguments("@daily"))
 def daily_fetch_bike_data() -> None:
     """The tasks and their order."""
 

@@ -3,7 +3,6 @@
 Conf (all optional): `{"as_of": "2025-05-12", "days": 7}` predicts the seven days before 12 May 2025.
 """
 
-from datetime import datetime, timedelta
 from typing import Any
 
 try:
@@ -13,24 +12,11 @@ except ImportError:  # Airflow 2
 
 from bike_pipeline import prediction, runs
 from bike_pipeline.regmodel import RegModel
-from bike_pipeline.settings import Settings, retries, schedule
+from bike_pipeline.settings import Settings, dag_arguments
 from bike_pipeline.warehouse import open_warehouse
 
 
-@dag(
-    dag_id="daily_prediction",
-    schedule=schedule("30 0 * * *"),
-    start_date=datetime(2024, 1, 1),
-    catchup=False,
-    max_active_runs=1,
-    default_args={
-        "retries": retries(),
-        "retry_delay": timedelta(minutes=2),
-        "execution_timeout": timedelta(minutes=30),
-    },
-    tags=["bike"],
-    doc_md=__doc__,
-)
+@dag(dag_id="daily_prediction", doc_md=__doc__, **dag_arguments("30 0 * * *"))
 def daily_prediction() -> None:
     """The tasks and their order."""
 

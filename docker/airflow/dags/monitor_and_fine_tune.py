@@ -3,7 +3,6 @@
 Ends with one row in the audit log, also when a task failed. Conf (optional): `{"as_of": "2025-05-12"}`.
 """
 
-from datetime import datetime, timedelta
 from typing import Any
 
 try:
@@ -15,24 +14,11 @@ from bike_pipeline import monitoring, runs
 from bike_pipeline.audit import open_audit_log
 from bike_pipeline.records import PipelineError
 from bike_pipeline.regmodel import RegModel
-from bike_pipeline.settings import Settings, retries, schedule
+from bike_pipeline.settings import Settings, dag_arguments
 from bike_pipeline.warehouse import open_warehouse
 
 
-@dag(
-    dag_id="monitor_and_fine_tune",
-    schedule=schedule("0 1 * * 1"),
-    start_date=datetime(2024, 1, 1),
-    catchup=False,
-    max_active_runs=1,
-    default_args={
-        "retries": retries(),
-        "retry_delay": timedelta(minutes=2),
-        "execution_timeout": timedelta(minutes=30),
-    },
-    tags=["bike"],
-    doc_md=__doc__,
-)
+@dag(dag_id="monitor_and_fine_tune", doc_md=__doc__, **dag_arguments("0 1 * * 1"))
 def monitor_and_fine_tune() -> None:
     """The tasks and their order."""
 

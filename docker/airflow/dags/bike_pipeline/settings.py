@@ -3,7 +3,9 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from bike_pipeline.records import PipelineError
@@ -108,3 +110,23 @@ def schedule(cron: str) -> str | None:
     if text not in ("true", "false"):
         raise BadSettings(f"PIPELINE_SCHEDULED: must be true or false, not {text!r}")
     return cron if text == "true" else None
+
+
+def dag_arguments(cron: str) -> dict[str, Any]:
+    """What all three DAGs have in common, as keyword arguments of Airflow's `dag`.
+
+    Raises:
+        BadSettings: as `retries` and `schedule`.
+    """
+    return {
+        "schedule": schedule(cron),
+        "start_date": datetime(2024, 1, 1),
+        "catchup": False,
+        "max_active_runs": 1,
+        "default_args": {
+            "retries": retries(),
+            "retry_delay": timedelta(minutes=2),
+            "execution_timeout": timedelta(minutes=30),
+        },
+        "tags": ["bike"],
+    }
