@@ -212,17 +212,22 @@ def _emulated(folder: Path, count: int, rounds: int) -> tuple[str, ...]:
     case = f"BigQuery emulator, {count:,} audit rows"
     if not install.is_installed("bigquery"):
         return (case, f"not measured: {install.install_command('bigquery')}", "", "", "", "")
-    with _emulator(folder) as (url, table):
-        from tests.engines.bigquery import PROJECT, BigQueryEmulator  # noqa: PLC0415 -- needs pytest, as its engines do
+    with emulated_log(folder, count) as env:
+        # Every refresh queries: nothing moves the emulator's metadata between the two.
+        return _row(case, [measure({**env, "AUDIT_MAX_QUERY_AGE_SECONDS": "0"}, add=None) for _ in range(rounds)])
 
+
+@contextlib.contextmanager
+def emulated_log(folder: Path, count: int) -> Iterator[dict[str, str]]:
+    """The emulator with an audit log of so many rows, as the settings that lead to it."""
+    from tests.engines.bigquery import PROJECT, BigQueryEmulator  # noqa: PLC0415 -- needs pytest, as its engines do
+
+    with _emulator(folder) as (url, table):
         time_of = "TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL i MINUTE)"
         numbers = f"UNNEST(GENERATE_ARRAY(0, {count - 1})) AS i"
         emulator = BigQueryEmulator(url)
         emulator.execute(table, f"INSERT INTO `{table}` {_ROWS.format(time=time_of, numbers=numbers)}")
-        env = {"GOOGLE_CLOUD_PROJECT": PROJECT, "BIGQUERY_EMULATOR_HOST": url, "AUDIT_TABLE": table}
-        # Every refresh queries: nothing moves the emulator's metadata between the two.
-        env["AUDIT_MAX_QUERY_AGE_SECONDS"] = "0"
-        return _row(case, [measure(env, add=None) for _ in range(rounds)])
+        yield {"GOOGLE_CLOUD_PROJECT": PROJECT, "BIGQUERY_EMULATOR_HOST": url, "AUDIT_TABLE": table}
 
 
 @contextlib.contextmanager

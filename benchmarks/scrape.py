@@ -57,7 +57,7 @@ def run(*, quick: bool) -> Section:
     """Measure all sizes, encodings and servers."""
     require()
     section = Section("scrape", TITLE, paragraphs(__doc__), packages=peers.version())
-    rounds, seconds = (1, 1.0) if quick else (3, 2.0)
+    rounds, seconds = (1, 1.0) if quick else (5, 2.0)
     sizes = {name: SIZES[name] for name in (("default", "1k") if quick else SIZES)}
     found: dict[Key, Measured] = {}
     for name, series in sizes.items():

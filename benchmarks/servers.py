@@ -23,7 +23,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, gen
 from exporter.app import create_app
 from exporter.catalog import Catalog, load_catalog
 from exporter.ledger import Ledger
-from exporter.refresh import Refresher
+from exporter.refresh import Refresher, State
+from exporter.refresh_process import RefreshProcess
 from exporter.server import after_worker_start, before_worker_exit, gunicorn_options
 from exporter.settings import Settings
 from exporter.snapshot import Observation, Reading, Sample
@@ -33,6 +34,9 @@ from tests.engines.process import ServerProcess, free_port, http_ready
 FAMILIES: Final = ("airflow_dag_run_active_seconds", "airflow_dag_last_success_timestamp_seconds")
 """Gauges of the built-in catalogue with one label, which a source may fill with as many series as it likes."""
 _POLL_SECONDS: Final = 0.02
+PAUSE: Final = 0.3
+"""Interval between two refreshes: longer than a reading takes to be stored, so that it is rendered before the next one
+is asked for, and over when it has been rendered."""
 
 
 class ManySeries:
@@ -137,8 +141,11 @@ def exporter_app(series: int, busy: Path) -> Flask:
         source: Any = ManySeries(catalog, series, busy)
     else:
         source = _Always(DuckDBAudit(Settings.from_env({}), catalog), busy)
-    refresher = Refresher(catalog, [source], Ledger.open(None), interval=0.001, stale_after=1e9)
-    return create_app(refresher, catalog)
+
+    def build(on_state: Callable[[State], None]) -> Refresher:
+        return Refresher(catalog, [source], Ledger.open(None), interval=PAUSE, stale_after=1e9, on_state=on_state)
+
+    return create_app(RefreshProcess(build, interval=PAUSE), catalog)
 
 
 class _Always:

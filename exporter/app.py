@@ -5,7 +5,7 @@ import hmac
 import json
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from flask import Flask, Response, render_template, request
 from werkzeug.datastructures import Accept, MIMEAccept
@@ -14,7 +14,8 @@ from werkzeug.http import parse_accept_header
 
 from exporter import health, metrics
 from exporter.catalog import Catalog
-from exporter.refresh import Refresher
+from exporter.errors import RefreshProcessError
+from exporter.refresh import Asked, State
 from exporter.settings import Secret
 
 if TYPE_CHECKING:
@@ -25,7 +26,31 @@ Body = Literal["text", "text_gzip", "openmetrics", "openmetrics_gzip"]
 """One of the bodies of an Exposition."""
 
 
-def create_app(refresher: Refresher, catalog: Catalog, refresh_token: Secret | None = None) -> Flask:
+class Refreshing(Protocol):
+    """What the routes need of the refresh: a `RefreshProcess`, or a `Refresher` in the same process."""
+
+    @property
+    def state(self) -> State:
+        """The current state. Taken once per request: it is replaced, never changed."""
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two refreshes of a source."""
+
+    def uptime_seconds(self) -> float:
+        """Seconds since this was made."""
+
+    def state_age_seconds(self, state: State) -> float:
+        """Seconds since the state was made."""
+
+    def alive(self) -> bool:
+        """Whether the loop turns."""
+
+    def ask_now(self, *, force: bool = False) -> Asked:
+        """Have all sources asked at once; see `Refresher.ask_now`."""
+
+
+def create_app(refresher: Refreshing, catalog: Catalog, refresh_token: Secret | None = None) -> Flask:
     """The WSGI application over a refresher, which somebody else starts and stops.
 
     Args:
@@ -93,7 +118,7 @@ def create_app(refresher: Refresher, catalog: Catalog, refresh_token: Secret | N
 class Refresh:
     """Answers `POST /-/refresh`: has the loop refresh, and does not wait for it."""
 
-    def __init__(self, refresher: Refresher, token: Secret) -> None:
+    def __init__(self, refresher: Refreshing, token: Secret) -> None:
         self._refresher = refresher
         self._token = token
 
@@ -105,7 +130,10 @@ class Refresh:
         force = request.args.get("force", "false").lower()
         if force not in ("true", "false"):
             return _json({"status": "refused", "detail": "force: expected true or false"}, 400)
-        asked = self._refresher.ask_now(force=force == "true")
+        try:
+            asked = self._refresher.ask_now(force=force == "true")
+        except RefreshProcessError as error:
+            return _json({"status": "unavailable", "detail": str(error)}, 503, {"Retry-After": "5"})
         content: dict[str, Any] = {"status": asked.outcome}
         if asked.left_alone:
             content["left_alone_seconds"] = {name: round(seconds, 1) for name, seconds in asked.left_alone.items()}
@@ -125,7 +153,7 @@ class Scrapes:
     """Answers GET and HEAD of `/metrics`, and leaves the rest to Flask, whose way to a view takes longer than sending
     bytes that are there already."""
 
-    def __init__(self, others: "WSGIApplication", refresher: Refresher) -> None:
+    def __init__(self, others: "WSGIApplication", refresher: Refreshing) -> None:
         self._others = others
         self._refresher = refresher
 

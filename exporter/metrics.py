@@ -128,7 +128,7 @@ _PROCESS: Final[tuple[Collector, ...]] = (
 
 
 LINES_AT_ONCE: Final = 500
-"""Lines that are put together before they are compressed, during which other threads run."""
+"""Lines that are put together before they are compressed: of a large exposition no text is held beside its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class _Body:
 
 
 def render(families: Iterable[Metric | Family]) -> Exposition:
-    """All four bodies of one set of families, a few lines at a time, between which other threads run."""
+    """All four bodies of one set of families, put together and compressed a few lines at a time."""
     text, om = _Body(), _Body()
     escaped = _Escaped()
     for family in families:

@@ -139,6 +139,7 @@ class Refresher:
         probes: seconds between two free looks, by name of the source.
         wall: Unix seconds. It may jump; ages and waits are measured with `monotonic`.
         jitter: a random number from 0 to 1.
+        on_state: called by the loop with every state after the first.
     """
 
     def __init__(
@@ -153,6 +154,7 @@ class Refresher:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        on_state: Callable[[State], None] | None = None,
     ) -> None:
         self._catalog = catalog
         self._ledger = ledger
@@ -162,6 +164,7 @@ class Refresher:
         self._wall = wall
         self._monotonic = monotonic
         self._jitter = jitter
+        self._on_state = on_state
         self._results: queue.SimpleQueue[_Result | None] = queue.SimpleQueue()
         self._tracked = [_Tracked(source, due=monotonic()) for source in sources]
         self._counters = {
@@ -317,6 +320,8 @@ class Refresher:
         )
         if self._dirty_since is not None and (not waiting or now - self._dirty_since >= SETTLE_SECONDS):
             self._state = self._make_state()
+            if self._on_state is not None:
+                self._on_state(self._state)
             self._dirty_since = None
             self._want(now)
         return self._until_next(now)

@@ -1,15 +1,15 @@
-"""The app under gunicorn: one worker, several threads, and the refresh loop inside that worker.
+"""The app under gunicorn: one worker with several threads, and beside it the process that refreshes.
 
 `python -m exporter serve` runs this; `gunicorn -c docker/exporter/gunicorn.conf.py "exporter.server:app()"` does the
-same with gunicorn's own command line. The loop starts when the worker has started and stops with it. A second worker
-would query, and bill, on its own, so more than one is refused.
+same with gunicorn's own command line. The refresh process is forked when the worker has started and stops with it. A
+second worker would query, and bill, on its own, so more than one is refused.
 """
 
 import gc
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from flask import Flask
@@ -22,7 +22,8 @@ from exporter.catalog import Catalog, load_catalog
 from exporter.errors import ConfigError
 from exporter.ledger import Ledger
 from exporter.logs import configure_logging
-from exporter.refresh import Refresher
+from exporter.refresh import Refresher, State
+from exporter.refresh_process import STOP_SECONDS, RefreshProcess
 from exporter.settings import Settings, secrets_of
 from exporter.sources import build_sources
 from exporter.sources.audit import SOURCE_NAME
@@ -38,13 +39,6 @@ KEEP_ALIVE_SECONDS: Final = 65
 GRACE_SECONDS: Final = 1
 """How long requests under way may take to end when the process is told to stop."""
 
-SWITCH_SECONDS: Final = 0.0002
-"""How long a thread that computes keeps a waiting one from the interpreter. A scrape needs it several times, and at
-Python's 5 ms each it would wait for most of them while a large exposition is rendered."""
-COLLECT: Final = (700, 10, 1000)
-"""Thresholds of the garbage collector. Its full passes stop every thread; at Python's third one of 10, readings with
-many samples would set one off at each refresh, and find nothing, since they hold no cycles."""
-
 
 class GunicornLogger(Logger):
     """gunicorn's messages through the exporter's logging: one format, secrets blotted out."""
@@ -56,7 +50,7 @@ class GunicornLogger(Logger):
         self.error_log.propagate = True
 
 
-def build_refresher(settings: Settings, catalog: Catalog) -> Refresher:
+def build_refresher(settings: Settings, catalog: Catalog, on_state: Callable[[State], None] | None = None) -> Refresher:
     """Ledger, sources and loop from the settings. Nothing runs, and no connection is open, before `start`."""
     ledger = Ledger.open(settings.state_dir)
     return Refresher(
@@ -66,11 +60,12 @@ def build_refresher(settings: Settings, catalog: Catalog) -> Refresher:
         interval=settings.refresh_seconds,
         stale_after=settings.stale_after_seconds,
         probes={SOURCE_NAME: settings.audit_probe_seconds} if settings.audit_probe_seconds else None,
+        on_state=on_state,
     )
 
 
 def app(env: Mapping[str, str] | None = None) -> Flask:
-    """The app for gunicorn, from the environment; `after_worker_start` sets its loop going.
+    """The app for gunicorn, from the environment; `after_worker_start` has it refreshed.
 
     Raises:
         ConfigError: settings or catalogue cannot be used.
@@ -79,7 +74,10 @@ def app(env: Mapping[str, str] | None = None) -> Flask:
     settings = Settings.from_env(env)
     configure_logging(settings.log_level, settings.log_format, secrets_of(env))
     catalog = load_catalog(settings.catalog_path)
-    return create_app(build_refresher(settings, catalog), catalog, settings.refresh_token)
+    refresher = RefreshProcess(
+        lambda on_state: build_refresher(settings, catalog, on_state), interval=settings.refresh_seconds
+    )
+    return create_app(refresher, catalog, settings.refresh_token)
 
 
 def refuse_more_workers(count: int) -> None:
@@ -101,19 +99,17 @@ def before_start(server: Any) -> None:
 
 
 def after_worker_start(worker: Any) -> None:
-    """gunicorn's `post_worker_init`: the worker can serve; begin refreshing."""
-    sys.setswitchinterval(SWITCH_SECONDS)
+    """gunicorn's `post_worker_init`: the worker can serve; fork the process that refreshes, which needs no listener."""
     gc.collect()
-    gc.freeze()  # what is there now stays until the end: full passes leave it out
-    gc.set_threshold(*COLLECT)
-    worker.wsgi.extensions["refresher"].start()
+    gc.freeze()  # what is there now is shared by both processes for as long as neither's collector touches it
+    worker.wsgi.extensions["refresher"].start(worker.sockets)
 
 
 def before_worker_exit(_server: Any, worker: Any) -> None:
     """gunicorn's `worker_exit`: end the loop and cut off calls under way."""
     wsgi = getattr(worker, "wsgi", None)
     if wsgi is not None:
-        wsgi.extensions["refresher"].stop(timeout=0.5)
+        wsgi.extensions["refresher"].stop(STOP_SECONDS + 0.2)
 
 
 def gunicorn_options(settings: Settings) -> dict[str, Any]:

@@ -19,7 +19,8 @@ METRICS_HEAD = """\
 <!-- Written by `make docs` from exporter/catalog.yaml and exporter/metrics.py. Edit those. -->
 
 Values are cached: sources are read once per refresh, and a scrape serves what was read. A value that is unknown has no
-sample: never 0, never NaN. Besides the metrics below, `/metrics` has the usual `process_*` and `python_*`.
+sample: never 0, never NaN. Besides the metrics below, `/metrics` has the usual `process_*` and `python_*`: of the
+process that refreshes, in which sources are read and expositions rendered. The one that answers scrapes holds their bytes.
 
 ## The pipeline's
 

@@ -81,16 +81,16 @@ class RunningExporter:
         """Everything that the process has logged."""
         return self.log.read_text("utf-8", errors="replace")
 
-    def pids(self) -> tuple[int, int]:
-        """Process ids of gunicorn's master and of its worker."""
+    def pids(self) -> tuple[int, int, int]:
+        """Process ids of gunicorn's master, of its worker, and of the refresh process."""
         master = self._server.pid
         assert master is not None
-        children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
-        return master, int(children[0])
+        worker = _child_of(master)
+        return master, worker, _child_of(worker)
 
     def threads(self) -> int:
-        """Number of threads in the worker."""
-        return len(list(Path(f"/proc/{self.pids()[1]}/task").iterdir()))
+        """Number of threads in the worker and in the refresh process."""
+        return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in self.pids()[1:])
 
     def terminate(self, number: signal.Signals = signal.SIGTERM, within: float = 10.0) -> float:
         """Send the master a signal and wait for its end; gives the seconds that took."""
@@ -100,3 +100,11 @@ class RunningExporter:
         process.send_signal(number)
         process.wait(within)
         return time.monotonic() - began
+
+
+def _child_of(process: int) -> int:
+    """The one child of a process."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    assert len(children) == 1, children
+    return children[0]

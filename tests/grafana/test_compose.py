@@ -64,8 +64,10 @@ def test_every_service_has_a_health_check():
     assert SERVICES["grafana"]["depends_on"] == {"prometheus": {"condition": "service_healthy"}}
 
 
-def test_retention_is_fifteen_days():
-    assert "--storage.tsdb.retention.time=15d" in SERVICES["prometheus"]["command"]
+def test_retention_is_fifteen_days_unless_history_is_imported():
+    assert "--storage.tsdb.retention.time=${PROMETHEUS_RETENTION:-15d}" in SERVICES["prometheus"]["command"]
+    assert "\n#PROMETHEUS_RETENTION=\n" in EXAMPLE
+    assert "PROMETHEUS_RETENTION=" in (ROOT / "docs" / "backfill.md").read_text("utf-8")
 
 
 def test_what_must_survive_has_a_volume():
