@@ -33,7 +33,7 @@ from tests.engines.process import ServerProcess, free_port, http_ready
 
 FAMILIES: Final = ("airflow_dag_run_active_seconds", "airflow_dag_last_success_timestamp_seconds")
 """Gauges of the built-in catalogue with one label, which a source may fill with as many series as it likes."""
-_POLL_SECONDS: Final = 0.02
+_POLL_SECONDS: Final = 0.1
 PAUSE: Final = 0.3
 """Interval between two refreshes: longer than a reading takes to be stored, so that it is rendered before the next one
 is asked for, and over when it has been rendered."""

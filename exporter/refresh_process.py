@@ -7,7 +7,7 @@ nothing but the rendered bytes and what `/health` shows. Values are as fresh, an
 The two speak over a socket pair (pickled, between a process and its own fork). The bodies, tens of MiB, go through a
 file in memory, which is read without Python's lock. Each ends with the other: without its worker the refresh process
 leaves at once, and without its refresh process the worker ends after RESTART_SECONDS, so that gunicorn starts both
-anew.
+anew. A refresh process that has been silent for a minute is killed.
 """
 
 import contextlib
@@ -261,6 +261,10 @@ class RefreshProcess:
         """The thread that receives."""
         with contextlib.suppress(EOFError, OSError):
             while True:
+                if not link.wait(UNHEALTHY_AFTER_SECONDS):
+                    # As gunicorn does with a worker: nothing else would notice a driver that keeps Python's lock.
+                    log.error("the refresh process has said nothing for %g s: it is killed", UNHEALTHY_AFTER_SECONDS)
+                    self._kill()
                 message = link.receive()
                 match message:
                     case _Made():
@@ -439,7 +443,7 @@ def _read(descriptor: int, offset: int, length: int) -> bytes:
     while len(body) < length:
         more = os.pread(descriptor, length - len(body), offset + len(body))
         if not more:
-            raise RefreshProcessError(f"the refresh process announced {length} bytes and wrote {len(body)}")
+            raise EOFError(f"the refresh process announced {length} bytes and wrote {len(body)}")
         body += more
     return body
 

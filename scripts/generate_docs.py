@@ -20,7 +20,7 @@ METRICS_HEAD = """\
 
 Values are cached: sources are read once per refresh, and a scrape serves what was read. A value that is unknown has no
 sample: never 0, never NaN. Besides the metrics below, `/metrics` has the usual `process_*` and `python_*`: of the
-process that refreshes, in which sources are read and expositions rendered. The one that answers scrapes holds their bytes.
+process that refreshes, in which sources are read and expositions rendered. The one that answers scrapes holds those.
 
 ## The pipeline's
 

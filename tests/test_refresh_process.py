@@ -275,6 +275,28 @@ def test_one_that_does_not_react_holds_up_no_request(
     assert not ended
 
 
+def test_one_that_is_silent_for_too_long_is_killed_and_the_worker_ended(
+    make: Make, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, ended: list[float], caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(refresh_process, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(refresh_process, "UNHEALTHY_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(refresh_process, "RESTART_SECONDS", 0.1)
+    process = make(lambda _: now_reading(catalog))
+    process.start()
+    settled(process)
+    time.sleep(1.0)
+    assert process.alive()
+    assert not ended
+    pid = process.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: ended)
+    assert process.pid is None
+    assert "has said nothing for 0.5 s: it is killed" in caplog.text
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
 def test_signals_to_the_group_are_left_to_the_worker(make: Make, catalog: Catalog, ended: list[float]):
     process = make(lambda _: now_reading(catalog), interval=0.05)
     process.start()
@@ -309,7 +331,7 @@ def test_a_body_that_is_cut_short_is_an_error(tmp_path: Path):
     path.write_bytes(b"abc")
     with path.open("rb") as file:
         assert refresh_process._read(file.fileno(), 1, 2) == b"bc"
-        with pytest.raises(RefreshProcessError, match="announced 3 bytes and wrote 2"):
+        with pytest.raises(EOFError, match="announced 3 bytes and wrote 2"):
             refresh_process._read(file.fileno(), 1, 3)
 
 
