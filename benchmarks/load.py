@@ -24,7 +24,8 @@ _RATE: Final = re.compile(r"^Requests/sec:\s+([\d.]+)", re.MULTILINE)
 _COUNT: Final = re.compile(r"^\s+(\d+) requests in", re.MULTILINE)
 _BAD: Final = re.compile(r"^\s+(Non-2xx or 3xx responses|Socket errors): *(.*)$", re.MULTILINE)
 _AT_LEAST_REQUESTS: Final = 6
-_LONGEST_SECONDS: Final = 8.0
+_AT_LEAST_PER_CONNECTION: Final = 3
+_LONGEST_SECONDS: Final = 20.0
 
 
 class LoadError(RuntimeError):
@@ -69,14 +70,16 @@ def once(url: str, *, gzip: bool) -> tuple[bytes, float]:
 def load(url: str, *, seconds: float, connections: int, gzip: bool) -> Load:
     """Ask for a URL again and again on some kept-alive connections, for some seconds.
 
-    A server so slow that this would be less than six requests is given longer, up to eight seconds.
+    A server so slow that this would be less than six requests, or three on each connection, is given longer, up to 20
+    seconds: one that works at all connections' requests in turns answers none of them for a while.
 
     Raises:
         LoadError: wrk is missing, a request was not answered with 2xx, or none was at all.
     """
     require()
     _, probe = once(url, gzip=gzip)
-    seconds = min(max(seconds, probe * _AT_LEAST_REQUESTS), max(_LONGEST_SECONDS, seconds))
+    at_least = max(_AT_LEAST_REQUESTS, _AT_LEAST_PER_CONNECTION * connections)
+    seconds = min(max(seconds, probe * at_least), max(_LONGEST_SECONDS, seconds))
     arguments = ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
     for name, value in headers(gzip=gzip).items():
         arguments += ["-H", f"{name}: {value}"]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import peers
-from benchmarks.load import Load, load, once, require
+from benchmarks.load import Load, LoadError, load, once, require
 from benchmarks.processes import cpu_seconds, tree
 from benchmarks.report import Section, Spread, Table, Target, number, paragraphs, ratio
 from benchmarks.servers import BenchServer
@@ -75,7 +75,7 @@ def run(*, quick: bool) -> Section:
     found: dict[Key, Measured] = {}
     for name, series in sizes.items():
         with tempfile.TemporaryDirectory() as folder:
-            _measure_size(Path(folder), name, series, found, rounds=rounds, seconds=seconds)
+            _measure_size(Path(folder), name, series, found, section.notes, rounds=rounds, seconds=seconds)
     section.tables += [_rates(found, sizes), _latencies(found, sizes)]
     section.targets += list(_targets(found, sizes))
     for name in sizes:
@@ -93,7 +93,14 @@ def run(*, quick: bool) -> Section:
 
 
 def _measure_size(
-    folder: Path, name: str, series: int, found: dict[Key, Measured], *, rounds: int, seconds: float
+    folder: Path,
+    name: str,
+    series: int,
+    found: dict[Key, Measured],
+    lost: list[str],
+    *,
+    rounds: int,
+    seconds: float,
 ) -> None:
     busy = folder / "busy"
     with contextlib.ExitStack() as stack:
@@ -113,10 +120,18 @@ def _measure_size(
         for round_ in range(rounds):
             for (size, compressed, server), measured in found.items():
                 if size == name and round_ % _EVERY.get(server, 1) == 0:
-                    with _refreshing(busy, ours) if server == BUSY else contextlib.nullcontext():
-                        many_load = load(urls[server], seconds=RATE_SECONDS, connections=CONNECTIONS, gzip=compressed)
-                        one_load = load(urls[server], seconds=seconds, connections=1, gzip=compressed)
-                    measured.add(round_, many_load, one_load)
+                    try:
+                        with _refreshing(busy, ours) if server == BUSY else contextlib.nullcontext():
+                            many_load = load(
+                                urls[server], seconds=RATE_SECONDS, connections=CONNECTIONS, gzip=compressed
+                            )
+                            one_load = load(urls[server], seconds=seconds, connections=1, gzip=compressed)
+                    except LoadError as error:
+                        if server not in _EVERY or (round_ + _EVERY[server] >= rounds and not measured.rates):
+                            raise
+                        lost.append(f"{name} series, {server}, round {round_ + 1}: {str(error).splitlines()[0]}")
+                    else:
+                        measured.add(round_, many_load, one_load)
 
 
 def _wait_for_series(url: str, series: int) -> int:

@@ -18,7 +18,7 @@ from typing import Final
 import duckdb
 
 from benchmarks.processes import rss_bytes
-from benchmarks.report import Section, Spread, Table, Target, number, paragraphs
+from benchmarks.report import Section, Spread, Table, Target, paragraphs
 from exporter.catalog import Catalog, load_catalog
 from exporter.ledger import Ledger
 from exporter.refresh import Refresher
@@ -142,34 +142,49 @@ def _add_row(log: Path, at: float, *, create: bool = False) -> None:
 
 
 def run(*, quick: bool) -> Section:
-    """Soak, and compare the last hours with the first ones."""
+    """Soak, and compare the last hours with those before."""
     section = Section("soak", TITLE, paragraphs(__doc__))
-    hours = 6 if quick else HOURS
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        found = pool.submit(simulate, hours).result()
-    part = hours // 3
-    # The first third is warm-up: caches fill, and the allocator finds its size.
-    middle, last = found[part : 2 * part], found[2 * part :]
-    growth = Spread.of(hour.rss for hour in last).median / Spread.of(hour.rss for hour in middle).median - 1
-    series = sorted({hour.series for hour in found})
+    hours, rounds = (6, 1) if quick else (HOURS, 3)
+    soaks = []
+    for _ in range(rounds):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            soaks.append(pool.submit(simulate, hours).result())
+    growth = Spread.of(100 * _growth(found) for found in soaks)
+    series = sorted({hour.series for found in soaks for hour in found})
     rows = [
-        (f"{number_}", f"{number(hour.rss / MIB)} MiB", f"{hour.series}", f"{hour.models}")
-        for number_, hour in enumerate(found, 1)
+        (
+            f"{number_}",
+            Spread.of(found[number_ - 1].rss / MIB for found in soaks).show("MiB"),
+            ", ".join(sorted({f"{found[number_ - 1].series}" for found in soaks})),
+            ", ".join(sorted({f"{found[number_ - 1].models}" for found in soaks})),
+        )
+        for number_ in range(1, hours + 1)
         if number_ == 1 or number_ % max(1, hours // 6) == 0
     ]
     section.tables.append(Table(("hour", "RSS", "series", "of models that come and go"), rows))
     section.targets += [
         Target(
-            f"Soak: RSS, last third of {hours} h against the second",
+            f"Soak: highest RSS, last third of {hours} h against the second",
             "no more than 2 % up",
-            f"{number(growth * 100)} %",
-            growth <= 0.02,
+            growth.show("%"),
+            growth.median <= 2,
         ),
         Target(
             "Soak: series",
             "the same every hour",
             ", ".join(map(str, series)),
-            len(series) == 1 and {hour.models for hour in found} == {MODELS},
+            len(series) == 1 and {hour.models for found in soaks for hour in found} == {MODELS},
         ),
     ]
     return section
+
+
+def _growth(found: list[Hour]) -> float:
+    """By how much the highest RSS of the last third is above that of the second.
+
+    The first third is warm-up: caches fill, and the allocator finds its size. Now and then the allocator gives memory
+    back, so that single hours differ by a few MiB; what leaks raises the highest ones.
+    """
+    part = len(found) // 3
+    middle, last = found[part : 2 * part], found[2 * part :]
+    return max(hour.rss for hour in last) / max(hour.rss for hour in middle) - 1

@@ -1,4 +1,5 @@
-"""The HTTP routes. They read the refresher's current state, or wake its loop: no I/O, no thread, no connection."""
+"""The HTTP routes. They read the refresher's current state and ask no source; only `POST /-/refresh` has a word with
+the refresh process, for two seconds at most."""
 
 import functools
 import hmac
