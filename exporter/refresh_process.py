@@ -366,7 +366,7 @@ class _Loop:
 
     def _obey(self, refresher: Refresher) -> None:
         """The thread that receives. It ends the process, when told to or when the worker is gone."""
-        try:
+        with contextlib.suppress(EOFError, OSError):
             while not isinstance(message := self._link.receive(), _Stop):
                 match message:
                     case _Taken():
@@ -374,11 +374,8 @@ class _Loop:
                         self._free.set()
                     case _Ask():
                         self._link.send(_Answer(message.number, refresher.ask_now(force=message.force)))
-            status = 0
-        except (EOFError, OSError):
-            status = 1
         refresher.stop(STOP_SECONDS)
-        os._exit(status)
+        os._exit(0)
 
 
 def _run(
@@ -398,7 +395,7 @@ def _run(
         _Loop(link, bodies).run(build)
         status = 0
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the worker is gone
+        status = 0  # the worker is gone
     except BaseException:
         # Whatever it is, it must not go on into the worker's frames, of which this process has a copy.
         log.exception("the refresh process failed")

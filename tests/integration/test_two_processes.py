@@ -33,6 +33,17 @@ def loads(pid: int, library: str) -> bool:
     return library in Path(f"/proc/{pid}/maps").read_text()
 
 
+def can_listen(port: int) -> bool:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        listener.listen()
+        return True
+
+
 def test_drivers_and_state_are_the_refresh_processs_alone_and_the_listener_is_the_workers(tmp_path: Path):
     with RunningExporter(tmp_path) as exporter:
         exporter.wait_for("mlops_exporter_source_up", 1, source="audit")
@@ -80,7 +91,7 @@ def test_a_killed_worker_takes_its_refresh_process_along(tmp_path: Path):
         assert exporter.pids()[2] != refresher
 
 
-def test_nothing_is_left_when_all_others_are_killed_and_the_port_is_free_at_once(tmp_path: Path):
+def test_nothing_is_left_when_all_others_are_killed_and_the_port_is_free(tmp_path: Path):
     with RunningExporter(tmp_path) as exporter:
         exporter.wait_for("mlops_exporter_source_up", 1, source="audit")
         master, worker, refresher = exporter.pids()
@@ -89,10 +100,11 @@ def test_nothing_is_left_when_all_others_are_killed_and_the_port_is_free_at_once
         for pid in (master, worker):
             os.kill(pid, signal.SIGKILL)
         assert gone(worker)
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", exporter.port))
-            listener.listen()
+        # A worker's main thread may be gone a moment before its others, which hold the listener as well.
+        end = time.monotonic() + 2
+        while not can_listen(exporter.port):
+            assert time.monotonic() < end, "the refresh process, which stands still, holds the port"
+            time.sleep(0.02)
         os.kill(refresher, signal.SIGCONT)
         assert gone(refresher)
 
