@@ -4,11 +4,13 @@ Four servers give the same number of series, one after the other in every round:
 refreshes without a pause, every value new each time), the same gunicorn with the same worker class and threads
 returning the exporter's bytes from memory (the limit), a plain Flask view that calls `generate_latest` on global
 gauges, and query-exporter over a SQLite table with as many values. Requests per second are taken on four kept-alive
-connections, latencies on one, which is what a Prometheus has, all by wrk with Prometheus's own headers. Flask's view
-and query-exporter compress nothing, whatever is asked for; being far slower, they are measured in every third round.
+connections (of the exporter and of the limit twice a round, in the order A B B A), latencies on one, which is what a
+Prometheus has, all by wrk with Prometheus's own headers. Flask's view and query-exporter compress nothing, whatever is
+asked for; being far slower, they are measured in every third round.
 """
 
 import contextlib
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -42,8 +44,8 @@ class Measured:
     p99: dict[int, float] = field(default_factory=dict)
     bytes: int = 0
 
-    def add(self, round_: int, many: Load, one: Load) -> None:
-        self.rates[round_], self.p50[round_], self.p99[round_] = many.rate, one.p50, one.p99
+    def add(self, round_: int, rate: float, one: Load) -> None:
+        self.rates[round_], self.p50[round_], self.p99[round_] = rate, one.p50, one.p99
 
     @property
     def rate(self) -> Spread:
@@ -70,7 +72,7 @@ def run(*, quick: bool) -> Section:
     """Measure all sizes, encodings and servers."""
     require()
     section = Section("scrape", TITLE, paragraphs(__doc__), packages=peers.version())
-    rounds, seconds = (1, 1.0) if quick else (7, 2.0)
+    rounds, seconds = (1, 1.0) if quick else (6, 2.0)
     sizes = {name: SIZES[name] for name in (("default", "1k") if quick else SIZES)}
     found: dict[Key, Measured] = {}
     for name, series in sizes.items():
@@ -118,20 +120,35 @@ def _measure_size(
             for server in (LIMIT, IDLE, BUSY, *(() if compressed else (FLASK, PEER))):
                 found[name, compressed, server] = Measured(bytes=len(once(urls[server], gzip=compressed)[0]))
         for round_ in range(rounds):
-            for (size, compressed, server), measured in found.items():
-                if size == name and round_ % _EVERY.get(server, 1) == 0:
+            for compressed in (False, True):
+                rates = _alternating_rates(urls, compressed)
+                for server in (LIMIT, IDLE, BUSY, *(() if compressed else (FLASK, PEER))):
+                    if round_ % _EVERY.get(server, 1):
+                        continue
+                    measured = found[name, compressed, server]
                     try:
                         with _refreshing(busy, ours) if server == BUSY else contextlib.nullcontext():
-                            many_load = load(
-                                urls[server], seconds=RATE_SECONDS, connections=CONNECTIONS, gzip=compressed
-                            )
-                            one_load = load(urls[server], seconds=seconds, connections=1, gzip=compressed)
+                            rate = rates[server] if server in rates else _rate(urls[server], compressed)
+                            one = load(urls[server], seconds=seconds, connections=1, gzip=compressed)
                     except LoadError as error:
                         if server not in _EVERY or (round_ + _EVERY[server] >= rounds and not measured.rates):
                             raise
                         lost.append(f"{name} series, {server}, round {round_ + 1}: {str(error).splitlines()[0]}")
                     else:
-                        measured.add(round_, many_load, one_load)
+                        measured.add(round_, rate, one)
+
+
+def _alternating_rates(urls: dict[str, str], compressed: bool) -> dict[str, float]:
+    """Requests per second of the limit and of the exporter, which are close: each the mean of two runs, one before and
+    one after the other's, so that a machine that becomes faster or slower meanwhile favours neither."""
+    rates: dict[str, list[float]] = {LIMIT: [], IDLE: []}
+    for server in (LIMIT, IDLE, IDLE, LIMIT):
+        rates[server].append(_rate(urls[server], compressed))
+    return {server: statistics.mean(found) for server, found in rates.items()}
+
+
+def _rate(url: str, compressed: bool) -> float:
+    return load(url, seconds=RATE_SECONDS, connections=CONNECTIONS, gzip=compressed).rate
 
 
 def _wait_for_series(url: str, series: int) -> int:
