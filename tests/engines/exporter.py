@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,23 @@ class RunningExporter:
 
     def wait_for(self, name: str, value: float | None, *, within: float = 20.0, **labels: str) -> Exposed:
         """Scrape until a sample has this value."""
+        return self._wait(name, lambda found: found == value, f"not {value}", within, labels)
+
+    def wait_beyond(self, name: str, value: float, *, within: float = 20.0, **labels: str) -> Exposed:
+        """Scrape until a sample is above this value: what counts on its own may move by more than one at a time."""
+        return self._wait(name, lambda found: found is not None and found > value, f"not above {value}", within, labels)
+
+    def _wait(
+        self, name: str, reached: Callable[[float | None], bool], otherwise: str, within: float, labels: dict[str, str]
+    ) -> Exposed:
         end = time.monotonic() + within
         while True:
             exposed = self.exposed()
-            if exposed.value(name, **labels) == value:
+            found = exposed.value(name, **labels)
+            if reached(found):
                 return exposed
             if time.monotonic() > end:
-                found = exposed.value(name, **labels)
-                raise AssertionError(f"{name} {labels} is {found}, not {value}, after {within} s\n{self.text_of_log()}")
+                raise AssertionError(f"{name} {labels} is {found}, {otherwise}, after {within} s\n{self.text_of_log()}")
             time.sleep(0.1)
 
     def text_of_log(self) -> str:
