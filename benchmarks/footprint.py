@@ -106,9 +106,9 @@ def run(*, quick: bool) -> Section:
                 ("first answer with the source's values", Spread.of(fresh).show("s"), ""),
                 ("idle RSS of the process that serves", _mib(rss), _mib(peer_rss)),
                 ("idle RSS of the refresh process", _mib(refresher_rss), "(the same process)"),
+                ("the same with BigQuery", _mib(bigquery[0]) if bigquery else _NO_EMULATOR, ""),
                 ("idle RSS of gunicorn's master", _mib(master_rss), ""),
                 ("idle PSS of all its processes", _mib(pss), _mib(peer_pss)),
-                ("the same with BigQuery", _mib(bigquery[0]) if bigquery else _NO_EMULATOR, ""),
                 ("RSS of the bare imports for serving", _mib(serving_rss), ""),
                 ("RSS of the bare imports for refreshing", _mib(bare_rss), ""),
                 ("the same after one query of DuckDB", _mib(queried_rss), ""),
@@ -119,7 +119,7 @@ def run(*, quick: bool) -> Section:
     )
     section.headlines += [
         ("Start to the first answer", ours_first.show("s"), f"{theirs_first.show('s')} (query-exporter)"),
-        ("Idle memory (PSS)", _mib(pss), f"{number(peer_pss / MIB)} MiB (query-exporter)"),
+        ("Idle memory (PSS)", _mib(pss), f"{_mib(peer_pss)} (query-exporter)"),
     ]
     section.notes += [
         "Against the imports after one query of DuckDB the refresh process's RSS is "

@@ -125,9 +125,6 @@ class _Link:
     def wait(self, seconds: float) -> bool:
         return self._connection.poll(seconds)
 
-    def close(self) -> None:
-        self._connection.close()
-
 
 class RefreshProcess:
     """What requests are answered from, as a Refresher would: its state as the refresh process last sent it.
