@@ -1,22 +1,21 @@
-"""What a refresh costs: python -m benchmarks.refresh is one case, in a process of its own.
+"""What a refresh costs.
 
 Each case is a fresh process that builds the exporter's source, ledger and loop as `serve` does and refreshes twice: the
-first time everything is new, the second time after one more audit row, with all drivers loaded. A refresh is everything
-from asking the source to the swap of the rendered exposition. Wall time and CPU time are of that second refresh (the
-first one's are given beside it), peak RSS is that of the whole process. Models times metrics is a table with one row a
-model and ten older ones each; the audit-row case is the built-in catalogue over a million rows.
+first time everything is new, the second time after one more audit row. A refresh is everything from asking the source
+to the swap of the rendered exposition; for an embedded log that includes the process that lives for one read, whose CPU
+time and peak RSS are added. Wall time and CPU time are of the second refresh (the first one's wall time is given beside
+it), peak RSS is the highest of both. Models times metrics is a table with one row a model and ten older ones each; the
+audit-row case is the built-in catalogue over a million rows.
 """
 
-import argparse
 import contextlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +25,6 @@ import yaml
 from benchmarks.report import ROOT, Section, Spread, Table, Target, number, paragraphs
 from exporter.catalog import load_catalog
 from exporter.errors import ConfigError
-from exporter.server import build_refresher
-from exporter.settings import Settings
 from tests.engines import install
 
 TITLE: Final = "Refreshes"
@@ -93,54 +90,38 @@ def run(*, quick: bool) -> Section:
 
 
 def measure(env: dict[str, str], *, add: tuple[str, Path] | None) -> dict[str, Any]:
-    """One process, two refreshes."""
+    """One process, two refreshes; before the second one a row, or one of a model, is added to the log."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = ["--add", add[0], "--log", str(add[1])] if add else []
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.refresh", *arguments],
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "errors.log").open("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.refresh_case"],
             cwd=folder,
             env={**inherited, **env, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
             text=True,
-            timeout=_WITHIN,
-            check=False,
         )
-    if done.returncode:
-        raise RuntimeError(f"a refresh failed: {done.stderr.strip()[-500:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def child() -> None:
-    """Refresh twice, with the settings of the environment, and print what it took."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.refresh")
-    parser.add_argument("--add", choices=("row", "model"))
-    parser.add_argument("--log", type=Path)
-    options = parser.parse_args()
-    settings = Settings.from_env(os.environ)
-    refresher = build_refresher(settings, load_catalog(settings.catalog_path))
-    found: dict[str, Any] = {}
-    with contextlib.closing(_Stopping(refresher.stop)):
-        for which in ("first", "again"):
-            if which == "again" and options.add:
-                with duckdb.connect(str(options.log)) as connection:
-                    connection.execute(_INSERT[options.add])
-            for tracked in refresher._tracked:
-                tracked.due = 0.0  # now, instead of in a minute
-            wall, cpu = time.perf_counter(), time.process_time()
-            state = refresher.run_once()
-            found[which] = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-            if not all(status.up for status in state.snapshot.statuses):
-                raise SystemExit(f"a source is down: {state.snapshot.statuses}")
-    found["series"] = sum(not line.startswith(b"#") for line in state.exposition.text.splitlines())
-    found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps(found))
-
-
-class _Stopping:
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self.close = stop
+        too_long = threading.Timer(_WITHIN, process.kill)
+        too_long.start()
+        with contextlib.ExitStack() as at_the_end:
+            at_the_end.callback(too_long.cancel)
+            at_the_end.enter_context(process)
+            assert process.stdin is not None
+            assert process.stdout is not None
+            for which in ("first", "again"):
+                if which == "again" and add:
+                    with duckdb.connect(str(add[1])) as connection:
+                        connection.execute(_INSERT[add[0]])
+                process.stdin.write("refresh\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+                if not line:
+                    process.wait()
+                    raise RuntimeError(f"a refresh failed: {Path(errors.name).read_text().strip()[-500:]}")
+                found[which] = json.loads(line)
+    return found | {name: found["again"][name] for name in ("peak", "series")}
 
 
 _INSERT: Final = {
@@ -262,7 +243,3 @@ def _targets(found: list[dict[str, Any]]) -> Iterator[Target]:
     yield Target("Refresh: 10,000 models × 16 metrics, the slower of the two", "under 10 s", worst.show("s"),
                  worst.median < 10)  # fmt: skip
     yield Target("Refresh: peak RSS of that", "under 400 MB", f"{number(peak.median)} MB", peak.median < 400)
-
-
-if __name__ == "__main__":
-    child()

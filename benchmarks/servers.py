@@ -28,7 +28,7 @@ from exporter.refresh_process import RefreshProcess
 from exporter.server import after_worker_start, before_worker_exit, gunicorn_options
 from exporter.settings import Settings
 from exporter.snapshot import Observation, Reading, Sample
-from exporter.sources.duckdb import DuckDBAudit
+from exporter.sources.duckdb_process import DuckDBProcess
 from tests.engines.process import ServerProcess, free_port, http_ready
 
 FAMILIES: Final = ("airflow_dag_run_active_seconds", "airflow_dag_last_success_timestamp_seconds")
@@ -140,7 +140,7 @@ def exporter_app(series: int, busy: Path) -> Flask:
     if series:
         source: Any = ManySeries(catalog, series, busy)
     else:
-        source = _Always(DuckDBAudit(Settings.from_env({}), catalog), busy)
+        source = _Always(DuckDBProcess(Settings.from_env({}), catalog), busy)
 
     def build(on_state: Callable[[State], None]) -> Refresher:
         return Refresher(catalog, [source], Ledger.open(None), interval=PAUSE, stale_after=1e9, on_state=on_state)

@@ -129,9 +129,9 @@ def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple
             from exporter.sources.bigquery import BigQueryAudit
 
             return BigQueryAudit(settings, catalog)
-        from exporter.sources.duckdb import DuckDBAudit
+        from exporter.sources.duckdb_process import DuckDBProcess
 
-        return DuckDBAudit(settings, catalog)
+        return DuckDBProcess(settings, catalog)
 
     sources: list[Source] = [
         Deferred(SOURCE_NAME, audit_identity(settings, catalog), settings.audit_timeout_seconds, audit)

@@ -586,20 +586,22 @@ def _notes(future: int, undated: int) -> Iterable[str]:
         yield f"{_rows(undated)} without a usable timestamp, left out"
 
 
-def still_good(
+def confirmed(
     previous: Reading | None, *, identity: str, catalog: str, token: str | None, now: float, max_age: float
-) -> bool:
-    """Whether the previous reading is what the query would answer now, so that it need not run.
+) -> Reading | None:
+    """The previous reading, confirmed now, if it is what the query would answer; None if the query has to run.
 
     `token` is the source's mark of the table's present state, None where it has none. Times are Unix seconds.
     """
-    return (
-        previous is not None
-        and token is not None
-        and (previous.identity, previous.catalog, previous.token) == (identity, catalog, token)
-        and 0 <= now - previous.queried_at < max_age
-        and (previous.valid_until is None or now < previous.valid_until)
-    )
+    if previous is None or token is None:
+        return None
+    if (previous.identity, previous.catalog, previous.token) != (identity, catalog, token):
+        return None
+    if not 0 <= now - previous.queried_at < max_age:
+        return None
+    if previous.valid_until is not None and now >= previous.valid_until:
+        return None
+    return dataclasses.replace(previous, read_at=now)
 
 
 def recompute_at(answer: AuditAnswer) -> float | None:

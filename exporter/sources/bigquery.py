@@ -9,7 +9,6 @@ share one deadline; a job that does not finish in time is cancelled.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import logging
@@ -43,10 +42,10 @@ from exporter.sources.audit import (
     audit_identity,
     audit_table,
     build_query,
+    confirmed,
     quote,
     read_rows,
     recompute_at,
-    still_good,
 )
 from exporter.sources.transport import DeadlineAdapter
 
@@ -110,17 +109,17 @@ class BigQueryAudit:
             table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
             now = self._clock()
             token = None if table.table_type in ALWAYS_QUERIED else _token(table, self._settings.max_series)
-            if still_good(
+            known = confirmed(
                 previous,
                 identity=self.identity,
                 catalog=self._catalog.fingerprint,
                 token=token,
                 now=now,
                 max_age=self._settings.audit_max_query_age_seconds,
-            ):
-                assert previous is not None  # noqa: S101 -- still_good says so
+            )
+            if known is not None:
                 self._count("skipped")
-                return dataclasses.replace(previous, read_at=now)
+                return known
             query = self._query_for(table, now)
             with self._running(client, query, table.location, PAGE_SETS) as (rows, job):
                 answer = read_rows(query, (dict(row.items()) for row in rows))

@@ -6,11 +6,6 @@ out for longer than the query takes.
 """
 
 import contextlib
-import dataclasses
-import glob
-import hashlib
-import json
-import logging
 import re
 import threading
 import time
@@ -32,13 +27,12 @@ from exporter.sources.audit import (
     audit_identity,
     audit_table,
     build_query,
+    confirmed,
     read_rows,
     recompute_at,
-    still_good,
 )
+from exporter.sources.audit_files import AuditFiles, denied, unreadable
 from exporter.sources.sample import SAMPLE_COMMENT
-
-log = logging.getLogger(__name__)
 
 CONFIG: Final[Mapping[str, str]] = {
     "threads": "2",
@@ -104,6 +98,7 @@ class DuckDBAudit:
         self._clock = clock
         self._pause = pause
         self._location = settings.embedded
+        self._files = AuditFiles(settings)
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._connection: duckdb.DuckDBPyConnection | None = None
@@ -116,19 +111,19 @@ class DuckDBAudit:
         """Look at the files, and query them if they changed. See `Source.read`."""
         with self._deadline(), errors(self._location, self._stop, self.timeout_seconds):
             self._make_sample()
-            files = self._files()
-            token = _token(files, self._settings.max_series)
+            files = self._files.found()
+            token = self._files.token(files)
             now = self._clock()
-            if still_good(
+            known = confirmed(
                 previous,
                 identity=self.identity,
                 catalog=self._catalog.fingerprint,
                 token=token,
                 now=now,
                 max_age=self._settings.audit_max_query_age_seconds,
-            ):
-                assert previous is not None  # noqa: S101 -- still_good says so
-                return dataclasses.replace(previous, read_at=now)
+            )
+            if known is not None:
+                return known
             with self._opened(files) as connection:
                 query, sample = self._query_for(connection, now)
                 answer = read_rows(query, _rows(connection, query))
@@ -158,8 +153,7 @@ class DuckDBAudit:
 
     def changed(self, previous: Reading) -> bool:
         """Whether the files are others than those that were read. See `Source.changed`."""
-        with errors(self._location):
-            return _token(self._files(), self._settings.max_series) != previous.token
+        return self._files.token(self._files.found()) != previous.token
 
     @contextlib.contextmanager
     def history(self, until: float) -> Iterator[tuple[AuditQuery, Iterator[Mapping[str, Any]]]]:
@@ -170,7 +164,7 @@ class DuckDBAudit:
         """
         with self._deadline(), errors(self._location, self._stop, self.timeout_seconds):
             self._make_sample()
-            with self._opened(self._files()) as connection:
+            with self._opened(self._files.found()) as connection:
                 query = self._query_for(connection, until)[0].history(until)
                 yield query, _rows(connection, query)
 
@@ -220,7 +214,7 @@ class DuckDBAudit:
             watchdog.join()
 
     def _make_sample(self) -> None:
-        if self._settings.wants_sample_data and self._location.kind == "duckdb":
+        if self._files.awaits_sample:
             from exporter.sources.duckdb_init import create_sample
 
             create_sample(Path(self._location.path), self.schema, self.table, self._clock())
@@ -237,27 +231,6 @@ class DuckDBAudit:
             max_series=self._settings.max_series,
         )
         return query, sample
-
-    def _files(self) -> list[Path]:
-        """The files that make up the log.
-
-        Raises:
-            SourceUnavailable: there is none.
-        """
-        path = self._location.path
-        if self._location.kind == "duckdb":
-            if not Path(path).exists():
-                raise SourceUnavailable(
-                    f"There is no file {path}. Create it with `python -m exporter init-audit`, or set "
-                    "AUDIT_SAMPLE_DATA=true to have it made with sample history.",
-                    reason="not_found",
-                )
-            return [Path(path)]
-        found = sorted(glob.glob(path, recursive=True)) if self._location.is_glob else [path]  # noqa: PTH207 -- absolute patterns too
-        files = [Path(name) for name in found if Path(name).is_file()]
-        if not files:
-            raise SourceUnavailable(f"No file matches {path}: check AUDIT_URL.", reason="not_found")
-        return files
 
     @contextlib.contextmanager
     def _opened(self, files: list[Path]) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -322,7 +295,7 @@ def google_type(kind: str) -> str:
 
 @contextlib.contextmanager
 def errors(location: AuditLocation, stop: threading.Event | None = None, seconds: float = 0.0) -> Iterator[None]:
-    """The one place where the exceptions of DuckDB and of the file system become ours.
+    """The one place where the exceptions of DuckDB become ours, and those of the file system while it is at work.
 
     Args:
         stop: set when the call was interrupted, which then explains whatever failed.
@@ -354,10 +327,11 @@ def _said(error: Exception) -> str:
 
 
 def _translate(location: AuditLocation, error: Exception, said: str) -> SourceError:
-    if "Permission denied" in said or isinstance(error, PermissionError):
-        return SourceUnavailable(f"{location.path} cannot be read or written: permission denied.", reason="permission")
-    missing = "No files found" in said or ("does not exist" in said and isinstance(error, duckdb.IOException))
-    if isinstance(error, FileNotFoundError) or missing:
+    if isinstance(error, OSError):
+        return unreadable(location, error)
+    if "Permission denied" in said:
+        return denied(location)
+    if "No files found" in said or ("does not exist" in said and isinstance(error, duckdb.IOException)):
         return SourceUnavailable(
             f"{location.path} does not exist: check AUDIT_URL. DuckDB said: {said}", reason="not_found"
         )
@@ -365,21 +339,7 @@ def _translate(location: AuditLocation, error: Exception, said: str) -> SourceEr
         return BadData(f"{location.path} is not a DuckDB database.")
     if isinstance(error, duckdb.IOException) and "version number" in said:
         return BadData(f"{location.path} was written by another version of DuckDB. DuckDB said: {said}")
-    if isinstance(error, OSError):
-        return SourceUnavailable(f"{location.path}: {error.strerror or said}")
     return BadData(f"{location.path} cannot be read: {said[:300]}")
-
-
-def _token(files: list[Path], max_series: int) -> str:
-    """A digest of everything that moves when a file is written: also a write-ahead log beside a database. Another
-    EXPORTER_MAX_SERIES asks for other rows of the same file."""
-    state: list[object] = [max_series]
-    for file in files:
-        for path in (file, file.with_name(file.name + ".wal")):
-            with contextlib.suppress(FileNotFoundError):
-                stat = path.stat()
-                state.append([str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns])
-    return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24]
 
 
 def _view(connection: duckdb.DuckDBPyConnection, kind: str, files: list[Path], schema: str, table: str) -> None:

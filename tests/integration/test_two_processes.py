@@ -44,12 +44,12 @@ def can_listen(port: int) -> bool:
         return True
 
 
-def test_drivers_and_state_are_the_refresh_processs_alone_and_the_listener_is_the_workers(tmp_path: Path):
+def test_state_is_the_refresh_processs_alone_the_listener_the_workers_and_duckdb_neithers(tmp_path: Path):
     with RunningExporter(tmp_path) as exporter:
         exporter.wait_for("mlops_exporter_source_up", 1, source="audit")
         _, worker, refresher = exporter.pids()
         assert Path(f"/proc/{refresher}/comm").read_text().strip() == "mlops-refresh"
-        assert [loads(pid, "_duckdb") for pid in (worker, refresher)] == [False, True]
+        assert [loads(pid, "_duckdb") for pid in (worker, refresher)] == [False, False]
         open_files = {
             pid: [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()] for pid in (worker, refresher)
         }

@@ -25,11 +25,11 @@ from exporter.sources.audit import (
     audit_identity,
     audit_table,
     build_query,
+    confirmed,
     horizon_us,
     quote,
     read_row,
     recompute_at,
-    still_good,
 )
 from exporter.sources.audit_schema import STANDARD
 from tests.sources.duckdb_log import CATALOG, NOW
@@ -195,9 +195,9 @@ READING = Reading("audit", "id", "catalog", NOW, NOW, "token", {}, valid_until=N
 SAME: Mapping[str, Any] = {"identity": "id", "catalog": "catalog", "token": "token", "now": NOW + 50, "max_age": 200}
 
 
-def test_a_reading_is_still_good_while_nothing_moved():
-    assert still_good(READING, **SAME)
-    assert still_good(READING, **{**SAME, "now": NOW})
+def test_a_reading_is_confirmed_while_nothing_moved():
+    assert confirmed(READING, **SAME) == dataclasses.replace(READING, read_at=SAME["now"])
+    assert confirmed(READING, **{**SAME, "now": NOW}) is not None
 
 
 @pytest.mark.parametrize(
@@ -212,13 +212,13 @@ def test_a_reading_is_still_good_while_nothing_moved():
         {"max_age": 50},
     ],
 )
-def test_a_reading_is_not_good_once_something_moved(change: dict[str, Any]):
-    assert not still_good(READING, **{**SAME, **change})
+def test_a_reading_is_not_confirmed_once_something_moved(change: dict[str, Any]):
+    assert confirmed(READING, **{**SAME, **change}) is None
 
 
-def test_no_reading_and_one_of_an_unmarked_table_are_never_good():
-    assert not still_good(None, **SAME)
-    assert not still_good(dataclasses.replace(READING, token=None), **{**SAME, "token": None})
+def test_no_reading_and_one_of_an_unmarked_table_are_never_confirmed():
+    assert confirmed(None, **SAME) is None
+    assert confirmed(dataclasses.replace(READING, token=None), **{**SAME, "token": None}) is None
 
 
 @given(now=st.floats(0, 4e9), ahead_us=st.integers(1, 10**15))
