@@ -34,14 +34,11 @@ def pss_bytes(pid: int) -> int:
 def peak_rss_bytes() -> int:
     """Highest RSS of this process since it was started. (What getrusage says includes that of the process that started
     it.)"""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("no VmHWM of this process")
+    return _kib("self", "VmHWM", "status") * 1024
 
 
-def _kib(pid: int | str, name: str) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+def _kib(pid: int | str, name: str, file: str = "smaps_rollup") -> int:
+    for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
     raise RuntimeError(f"no {name} of process {pid}")

@@ -3,15 +3,19 @@
 Looking at them needs no DuckDB: whether there is anything to read is found out for the price of a `stat` for each file.
 """
 
+import abc
 import contextlib
 import glob
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from exporter.catalog import Catalog
 from exporter.errors import SourceError, SourceUnavailable
 from exporter.settings import AuditLocation, Settings
+from exporter.snapshot import Reading, Sample
+from exporter.sources.audit import SOURCE_NAME, audit_identity, confirmed
 
 
 class AuditFiles:
@@ -69,6 +73,65 @@ class AuditFiles:
                         stat = path.stat()
                         state.append([str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns])
         return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24]
+
+
+class EmbeddedAudit(abc.ABC):
+    """A source that looks at the files, and has them queried only if one was written. See `exporter.sources.Source`.
+
+    Args:
+        clock: Unix seconds.
+    """
+
+    name = SOURCE_NAME
+
+    def __init__(self, settings: Settings, catalog: Catalog, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._clock = clock
+        self._files = AuditFiles(settings)
+        self.timeout_seconds = settings.audit_timeout_seconds
+        self.identity = audit_identity(settings, catalog)
+
+    def read(self, previous: Reading | None) -> Reading:
+        """Look at the files, and query them if they changed. See `Source.read`."""
+        now = self._clock()
+        if not self._files.awaits_sample:
+            known = confirmed(
+                previous,
+                identity=self.identity,
+                catalog=self._catalog.fingerprint,
+                token=self._files.token(self._files.found()),
+                now=now,
+                max_age=self._settings.audit_max_query_age_seconds,
+            )
+            if known is not None:
+                return known
+        return self._query(now)
+
+    @abc.abstractmethod
+    def _query(self, now: float) -> Reading:
+        """Query the files, within `timeout_seconds`, after the sample was made where one is wanted.
+
+        Args:
+            now: Unix seconds.
+
+        Raises:
+            SourceError: as `Source.read`.
+        """
+
+    def changed(self, previous: Reading) -> bool:
+        """Whether the files are others than those that were read. See `Source.changed`."""
+        return self._files.token(self._files.found()) != previous.token
+
+    def want(self, metrics: frozenset[str]) -> None:  # noqa: B027 -- not left to subclasses
+        """Nothing to choose: one query answers for every metric."""
+
+    def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
+        """Nothing to count: nothing is billed."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027 -- not left to subclasses
+        """Nothing stays open between reads."""
 
 
 @contextlib.contextmanager

@@ -19,19 +19,16 @@ import sqlglot
 from exporter.catalog import Catalog
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
 from exporter.settings import AuditLocation, Settings
-from exporter.snapshot import Reading, Sample
+from exporter.snapshot import Reading
 from exporter.sources.audit import (
-    SOURCE_NAME,
     AuditQuery,
     Column,
-    audit_identity,
     audit_table,
     build_query,
-    confirmed,
     read_rows,
     recompute_at,
 )
-from exporter.sources.audit_files import AuditFiles, denied, unreadable
+from exporter.sources.audit_files import EmbeddedAudit, denied, unreadable
 from exporter.sources.sample import SAMPLE_COMMENT
 
 CONFIG: Final[Mapping[str, str]] = {
@@ -76,15 +73,13 @@ JSON_FILES_AT_ONCE: Final = 8
 """DuckDB sets 32 MiB aside for every JSON file that a statement reads, however small the file is."""
 
 
-class DuckDBAudit:
+class DuckDBAudit(EmbeddedAudit):
     """The audit log, read by DuckDB. See `exporter.sources.Source`.
 
     Args:
         clock: Unix seconds.
         pause: waits some seconds, or until the event is set, before a locked file is tried again.
     """
-
-    name = SOURCE_NAME
 
     def __init__(
         self,
@@ -93,37 +88,20 @@ class DuckDBAudit:
         clock: Callable[[], float] = time.time,
         pause: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
-        self._settings = settings
-        self._catalog = catalog
-        self._clock = clock
+        super().__init__(settings, catalog, clock)
         self._pause = pause
         self._location = settings.embedded
-        self._files = AuditFiles(settings)
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._lock = threading.Lock()
-        self.timeout_seconds = settings.audit_timeout_seconds
         self.schema, self.table = audit_table(settings, catalog).split(".")
-        self.identity = audit_identity(settings, catalog)
 
-    def read(self, previous: Reading | None) -> Reading:
-        """Look at the files, and query them if they changed. See `Source.read`."""
+    def _query(self, now: float) -> Reading:
         with self._deadline(), errors(self._location, self._stop, self.timeout_seconds):
             self._make_sample()
             files = self._files.found()
             token = self._files.token(files)
-            now = self._clock()
-            known = confirmed(
-                previous,
-                identity=self.identity,
-                catalog=self._catalog.fingerprint,
-                token=token,
-                now=now,
-                max_age=self._settings.audit_max_query_age_seconds,
-            )
-            if known is not None:
-                return known
             with self._opened(files) as connection:
                 query, sample = self._query_for(connection, now)
                 answer = read_rows(query, _rows(connection, query))
@@ -151,10 +129,6 @@ class DuckDBAudit:
                 valid_until=recompute_at(answer),
             )
 
-    def changed(self, previous: Reading) -> bool:
-        """Whether the files are others than those that were read. See `Source.changed`."""
-        return self._files.token(self._files.found()) != previous.token
-
     @contextlib.contextmanager
     def history(self, until: float) -> Iterator[tuple[AuditQuery, Iterator[Mapping[str, Any]]]]:
         """The query of `AuditQuery.history` and its rows, a few at a time. All inside shares the deadline.
@@ -168,20 +142,10 @@ class DuckDBAudit:
                 query = self._query_for(connection, until)[0].history(until)
                 yield query, _rows(connection, query)
 
-    def want(self, metrics: frozenset[str]) -> None:
-        """Nothing to choose: one query answers for every metric."""
-
-    def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
-        """Nothing to count: nothing is billed."""
-        return {}
-
     def interrupt(self) -> None:
         """End a query, or the wait for a lock, that is under way."""
         self._stop.set()
         self._wake.set()
-
-    def close(self) -> None:
-        """Nothing stays open between reads."""
 
     # -- parts of a refresh ----------------------------------------------------------------------------------------
 

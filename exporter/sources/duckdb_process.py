@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Final
 
@@ -27,9 +27,8 @@ from exporter.catalog import Catalog
 from exporter.errors import SourceError, SourceTimeout, SourceUnavailable
 from exporter.logs import configure_logging
 from exporter.settings import Settings, secrets_of
-from exporter.snapshot import Reading, Sample
-from exporter.sources.audit import SOURCE_NAME, audit_identity, confirmed
-from exporter.sources.audit_files import AuditFiles
+from exporter.snapshot import Reading
+from exporter.sources.audit_files import EmbeddedAudit
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +41,13 @@ KILL_SECONDS: Final = 1.0
 """How long the process may take to end once it was told to; then it is killed."""
 
 
-class DuckDBProcess:
+class DuckDBProcess(EmbeddedAudit):
     """The audit log, read by DuckDB in a process of its own. See `exporter.sources.Source`.
 
     Args:
         clock: Unix seconds.
         program: the command that reads.
     """
-
-    name = SOURCE_NAME
 
     def __init__(
         self,
@@ -59,33 +56,16 @@ class DuckDBProcess:
         clock: Callable[[], float] = time.time,
         program: Sequence[str] = PROGRAM,
     ) -> None:
-        # What it does not need, it is not told.
-        self._settings = dataclasses.replace(settings, airflow_password=None, airflow_token=None, refresh_token=None)
-        self._catalog = catalog
-        self._clock = clock
+        # What the process does not need, it is not told.
+        told = dataclasses.replace(settings, airflow_password=None, airflow_token=None, refresh_token=None)
+        super().__init__(told, catalog, clock)
         self._program = program
-        self._files = AuditFiles(settings)
         self._stop = threading.Event()
         self._wake = threading.Event()
-        self.timeout_seconds = settings.audit_timeout_seconds
-        self.identity = audit_identity(settings, catalog)
 
-    def read(self, previous: Reading | None) -> Reading:
-        """Look at the files, and have them read if they changed. See `Source.read`."""
+    def _query(self, now: float) -> Reading:
         self._stop.clear()
         self._wake.clear()
-        now = self._clock()
-        if not self._files.awaits_sample:
-            known = confirmed(
-                previous,
-                identity=self.identity,
-                catalog=self._catalog.fingerprint,
-                token=self._files.token(self._files.found()),
-                now=now,
-                max_age=self._settings.audit_max_query_age_seconds,
-            )
-            if known is not None:
-                return known
         with self._started() as (process, ours):
             answer: Reading | SourceError | None = None
             # A process that ends too early breaks the connection, or leaves half an answer.
@@ -106,24 +86,10 @@ class DuckDBProcess:
             "systems do that lack memory."
         )
 
-    def changed(self, previous: Reading) -> bool:
-        """Whether the files are others than those that were read. See `Source.changed`."""
-        return self._files.token(self._files.found()) != previous.token
-
-    def want(self, metrics: frozenset[str]) -> None:
-        """Nothing to choose: one query answers for every metric."""
-
-    def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
-        """Nothing to count: nothing is billed."""
-        return {}
-
     def interrupt(self) -> None:
         """End a read that is under way."""
         self._stop.set()
         self._wake.set()
-
-    def close(self) -> None:
-        """Nothing stays open between reads."""
 
     @contextlib.contextmanager
     def _started(self) -> Iterator[tuple["subprocess.Popen[bytes]", socket.socket]]:
