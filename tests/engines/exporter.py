@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from tests.engines.process import ServerProcess, free_port, http_ready
+from tests.engines.process import ServerProcess, children, free_port, http_ready
 from tests.exposed import Exposed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -114,7 +114,6 @@ class RunningExporter:
 
 def _child_of(process: int) -> int:
     """The one child of a process."""
-    tasks = Path(f"/proc/{process}/task").iterdir()
-    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    assert len(children) == 1, children
-    return children[0]
+    found = children(process)
+    assert len(found) == 1, found
+    return found[0]

@@ -23,6 +23,12 @@ class NotReady(RuntimeError):
     """A server ended, or did not answer its readiness probe in time. The message ends with its log's tail."""
 
 
+def children(pid: int | str = "self") -> list[int]:
+    """Process ids of a process's children, whichever of its threads started them."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """A TCP port that was free a moment ago. Nothing reserves it: use it at once."""
     with socket.socket() as listener:

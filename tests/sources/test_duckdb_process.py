@@ -16,6 +16,7 @@ from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailab
 from exporter.snapshot import Grid
 from exporter.sources import duckdb_process
 from exporter.sources.duckdb_process import PROGRAM, DuckDBProcess
+from tests.engines.process import children
 from tests.sources.duckdb_log import CATALOG, DAY, NOW, Log, gauge, settings_for, source_for
 from tests.sources.test_labels import catalogue
 
@@ -34,11 +35,6 @@ def instead(code: str) -> tuple[str, ...]:
         "-c",
         f"import os, socket, sys, time; theirs = socket.socket(fileno=int(sys.argv[1])); {code}",
     )
-
-
-def children(pid: int | str = "self") -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 @pytest.fixture
@@ -223,14 +219,14 @@ def test_a_process_that_cannot_be_started_is_one_failed_read(log: Log):
     assert open_files() == files
 
 
+def hanging(log: Log) -> DuckDBProcess:
+    program = instead("time.sleep(60)")
+    return apart(log.path, program=program, AUDIT_TIMEOUT_SECONDS="1", AUDIT_CONNECT_TIMEOUT_SECONDS="1")
+
+
 def test_a_process_that_hangs_is_killed_after_the_deadline(log: Log, started: list, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(duckdb_process, "KILL_SECONDS", 0.2)
-    source = apart(
-        log.path,
-        program=instead("time.sleep(60)"),
-        AUDIT_TIMEOUT_SECONDS="1",
-        AUDIT_CONNECT_TIMEOUT_SECONDS="1",
-    )
+    source = hanging(log)
     began = time.monotonic()
     with pytest.raises(SourceTimeout, match="within 1 s"):
         source.read(None)
@@ -241,12 +237,7 @@ def test_a_process_that_hangs_is_killed_after_the_deadline(log: Log, started: li
 def test_so_is_one_that_does_not_even_take_the_request(log: Log, started: list, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(duckdb_process, "START_SECONDS", -0.5)
     monkeypatch.setattr(duckdb_process, "KILL_SECONDS", 0.2)
-    source = apart(
-        log.path,
-        program=instead("time.sleep(60)"),
-        AUDIT_TIMEOUT_SECONDS="1",
-        AUDIT_CONNECT_TIMEOUT_SECONDS="1",
-    )
+    source = hanging(log)
     monkeypatch.setattr(duckdb_process.pickle, "dumps", lambda _: bytes(10_000_000))
     began = time.monotonic()
     with pytest.raises(SourceTimeout):
