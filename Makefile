@@ -18,7 +18,7 @@ run: $(VENV)/.run ## Serve on :9101 (sample data unless GOOGLE_CLOUD_PROJECT or 
 	@exec $(BIN)/python -m exporter serve
 
 demo: $(VENV)/.run $(VENV)-regmodel/.done ## Play months of the whole loop: model, Airflow, exporter (DEMO='--weeks 8 --port-offset 1000')
-	@$(BIN)/python -m tests.engines.install airflow3
+	@$(BIN)/python -m testbed.install airflow3
 	@exec $(BIN)/python scripts/demo.py $(DEMO)
 
 test: $(VENV)/.dev ## Run all tests; those that need a real engine are skipped where it is missing (see make engines)
@@ -38,11 +38,11 @@ docs: $(VENV)/.run ## Write docs/metrics.md and docs/configuration.md anew from 
 	$(BIN)/python scripts/generate_docs.py
 
 engines: $(VENV)/.dev ## Install the real engines that tests use (BigQuery emulator, Airflow 2 and 3), in folders of their own
-	$(BIN)/python -m tests.engines.install bigquery airflow2 airflow3
+	$(BIN)/python -m testbed.install bigquery airflow2 airflow3
 
 bench: $(VENV)/.dev ## Measure everything (about 25 minutes, on a quiet machine; needs wrk) and write benchmarks/results.md
 	@command -v wrk >/dev/null || { echo "error: wrk, the load generator, is not installed: apt install wrk"; exit 1; }
-	$(BIN)/python -m tests.engines.install query-exporter bigquery
+	$(BIN)/python -m testbed.install query-exporter bigquery
 	$(BIN)/python -m benchmarks $(ARGS)
 
 pin: ## Pin every requirements.txt anew from its .in file

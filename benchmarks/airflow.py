@@ -23,8 +23,8 @@ from exporter.catalog import XCom, load_catalog
 from exporter.ledger import Ledger
 from exporter.snapshot import Reading
 from exporter.sources.airflow import AirflowSource
-from tests.faults import FaultProxy, Reply, Request
-from tests.sources.airflow.fake import DAGS, NOW, PASSWORD, USERNAME, FakeAirflow, settings
+from testbed.fake_airflow import DAGS, NOW, PASSWORD, USERNAME, FakeAirflow, settings
+from testbed.faults import FaultProxy, Reply, Request
 
 TITLE: Final = "Airflow: HTTP requests per refresh"
 HOUR: Final = 3600.0

@@ -21,10 +21,10 @@ import requests
 from benchmarks import peers
 from benchmarks.load import load
 from benchmarks.report import Section, Spread, Table, Target, paragraphs
-from tests import faults
-from tests.engines.exporter import RunningExporter
-from tests.exposed import Exposed
-from tests.sources.airflow.fake import DAGS, PASSWORD, USERNAME, FakeAirflow
+from testbed import faults
+from testbed.exporter import RunningExporter
+from testbed.exposed import Exposed
+from testbed.fake_airflow import DAGS, PASSWORD, USERNAME, FakeAirflow
 
 TITLE: Final = "A failing source"
 INTERVAL: Final = 2.0

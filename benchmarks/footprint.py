@@ -25,8 +25,8 @@ from benchmarks import peers
 from benchmarks.processes import cpu_seconds, pss_bytes, rss_bytes, tree
 from benchmarks.refresh import emulated_log
 from benchmarks.report import ROOT, Section, Spread, Table, Target, number, paragraphs
-from tests.engines import install
-from tests.engines.process import free_port
+from testbed import install
+from testbed.process import free_port
 
 TITLE: Final = "Start-up and idling"
 VALUES: Final = 16

@@ -11,8 +11,8 @@ from typing import Final
 
 import yaml
 
-from tests.engines import install
-from tests.engines.process import ServerProcess, free_port, http_ready
+from testbed import install
+from testbed.process import ServerProcess, free_port, http_ready
 
 QUERY_EXPORTER: Final = "query-exporter"
 

@@ -25,7 +25,7 @@ import yaml
 from benchmarks.report import ROOT, Section, Spread, Table, Target, number, paragraphs
 from exporter.catalog import load_catalog
 from exporter.errors import ConfigError
-from tests.engines import install
+from testbed import install
 
 TITLE: Final = "Refreshes"
 METRICS: Final = 16
@@ -201,7 +201,7 @@ def _emulated(folder: Path, count: int, rounds: int) -> tuple[str, ...]:
 @contextlib.contextmanager
 def emulated_log(folder: Path, count: int) -> Iterator[dict[str, str]]:
     """The emulator with an audit log of so many rows, as the settings that lead to it."""
-    from tests.engines.bigquery import PROJECT, BigQueryEmulator  # noqa: PLC0415 -- needs pytest, as its engines do
+    from testbed.bigquery import PROJECT, BigQueryEmulator  # noqa: PLC0415 -- needs pytest, as its engines do
 
     with _emulator(folder) as (url, table):
         time_of = "TIMESTAMP_SUB(CURRENT_TIMESTAMP(), INTERVAL i MINUTE)"
@@ -213,7 +213,7 @@ def emulated_log(folder: Path, count: int) -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def _emulator(folder: Path) -> Iterator[tuple[str, str]]:
-    from tests.engines.bigquery import BigQueryEmulator, running  # noqa: PLC0415 -- as above
+    from testbed.bigquery import BigQueryEmulator, running  # noqa: PLC0415 -- as above
 
     with running(folder / "emulator.log") as url:
         kinds = {"timestamp": "TIMESTAMP", "env": "STRING", "r2": "FLOAT64", "rmse": "FLOAT64"}

@@ -29,7 +29,7 @@ from exporter.server import after_worker_start, before_worker_exit, gunicorn_opt
 from exporter.settings import Settings
 from exporter.snapshot import Observation, Reading, Sample
 from exporter.sources.duckdb_process import DuckDBProcess
-from tests.engines.process import ServerProcess, free_port, http_ready
+from testbed.process import ServerProcess, free_port, http_ready
 
 FAMILIES: Final = ("airflow_dag_run_active_seconds", "airflow_dag_last_success_timestamp_seconds")
 """Gauges of the built-in catalogue with one label, which a source may fill with as many series as it likes."""

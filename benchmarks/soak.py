@@ -25,7 +25,7 @@ from exporter.refresh import Refresher
 from exporter.settings import Settings
 from exporter.snapshot import Observation, Reading, Sample
 from exporter.sources.duckdb_process import DuckDBProcess
-from tests.scripted import Clock, turn
+from testbed.scripted import Clock, turn
 
 TITLE: Final = "Soak: 24 simulated hours"
 INTERVAL: Final = 15.0

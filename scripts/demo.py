@@ -28,8 +28,8 @@ import yaml
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.engines import install  # noqa: E402 -- the recipes and the process handling that the tests use as well
-from tests.engines.process import NotReady, ServerProcess, http_ready  # noqa: E402
+from testbed import install  # noqa: E402 -- the recipes and the process handling that the tests use as well
+from testbed.process import NotReady, ServerProcess, http_ready  # noqa: E402
 
 FOLDER: Final = ROOT / ".demo"
 FIRST_WEEK: Final = date(2025, 4, 28)

@@ -17,7 +17,7 @@ from exporter.ledger import Ledger
 from exporter.refresh import Refresher
 from exporter.settings import Secret
 from exporter.snapshot import Gap
-from tests.scripted import Clock, ScriptedSource, failing, reading, turn
+from testbed.scripted import Clock, ScriptedSource, failing, reading, turn
 
 PROMETHEUS_ACCEPT = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"

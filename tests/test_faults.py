@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests import faults
-from tests.faults import FaultProxy, Reply, Request
+from testbed import faults
+from testbed.faults import FaultProxy, Reply, Request
 
 BODY = json.dumps({"hello": "world" * 20}).encode()
 

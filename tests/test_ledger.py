@@ -16,7 +16,7 @@ from exporter.catalog import load_catalog
 from exporter.errors import StateError
 from exporter.ledger import FILE_NAME, ITEMS_AT_ONCE, Ledger, reading_from_json, reading_to_json
 from exporter.snapshot import Carry, Gap, Grid, HistogramSample, Labels, Observation, Reading, Sample
-from tests.scripted import Clock, reading
+from testbed.scripted import Clock, reading
 
 SETS: tuple[Labels, ...] = tuple((("model", name), ("region", 'ü "x"')) for name in ("a", "b", "c"))
 

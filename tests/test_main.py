@@ -11,7 +11,7 @@ from exporter import __version__
 from exporter.catalog import load_catalog
 from exporter.settings import VARIABLES
 from exporter.sources.audit_schema import STANDARD
-from tests.exposed import Exposed
+from testbed.exposed import Exposed
 
 ROOT = Path(__file__).resolve().parent.parent
 

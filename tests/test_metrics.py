@@ -24,7 +24,7 @@ from exporter.choice import sources_of
 from exporter.errors import FAILURE_REASONS
 from exporter.metrics import CACHED, LINES_AT_ONCE, OWN_FAMILIES, Exposition, Family, families, render
 from exporter.snapshot import Grid, HistogramSample, Labels, Observation, Reading, Sample, Snapshot, SourceStatus
-from tests.exposed import Exposed
+from testbed.exposed import Exposed
 
 SMALL = parse_catalog(
     r"""

@@ -14,7 +14,7 @@ from exporter.errors import BadData, SourceError, SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.refresh import ASK_SECONDS, BACK_OFF_LIMIT, FORCE_SECONDS, HEARTBEAT_SECONDS, Asked, Refresher, State
 from exporter.snapshot import Observation, Reading
-from tests.scripted import Clock, ScriptedSource, failing, reading, turn
+from testbed.scripted import Clock, ScriptedSource, failing, reading, turn
 
 R2 = "bike_model_r2_champion_current"
 INTERVAL = 60.0

@@ -22,7 +22,7 @@ from exporter.logs import configure_logging
 from exporter.refresh import Refresher, State
 from exporter.refresh_process import RefreshProcess
 from exporter.snapshot import Gap, Observation, Reading, Sample
-from tests.scripted import Clock, ScriptedSource, reading
+from testbed.scripted import Clock, ScriptedSource, reading
 
 # Python 3.12 warns of a fork beside other threads: pytest's and other tests' do not run in the fork.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

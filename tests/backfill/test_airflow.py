@@ -11,9 +11,9 @@ from prometheus_client.utils import floatToGoString
 from exporter.errors import SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.snapshot import HistogramSample, Reading, Sample
+from testbed.fake_airflow import DAGS, PASSWORD, USERNAME, FakeAirflow, source
+from testbed.faults import FaultProxy
 from tests.backfill.history import History, read, run
-from tests.faults import FaultProxy
-from tests.sources.airflow.fake import DAGS, PASSWORD, USERNAME, FakeAirflow, source
 from tests.sources.duckdb_log import CATALOG, Log
 from tests.sources.test_audit_properties import COLUMNS
 

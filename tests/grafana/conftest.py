@@ -1,6 +1,6 @@
 import pytest
 
-from tests.engines.debian import program
+from testbed.debian import program
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from exporter.settings import DEFAULT_AUDIT_FILE, VARIABLES
-from tests.engines.debian import program
+from testbed.debian import program
 from tests.grafana.provisioned import ROOT
 
 FIXED = {"EXPORTER_HOST", "EXPORTER_PORT", "EXPORTER_STATE_DIR"}

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from exporter.catalog import load_catalog
-from tests.engines.debian import program
-from tests.engines.process import ServerProcess, free_port, http_ready
+from testbed.debian import program
+from testbed.process import ServerProcess, free_port, http_ready
 from tests.grafana.provisioned import ROOT, rules
 from tests.grafana.stand_in import GrafanaStandIn
 

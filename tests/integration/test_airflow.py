@@ -25,8 +25,8 @@ from exporter.settings import Settings
 from exporter.snapshot import HistogramSample, Reading, Sample
 from exporter.sources.airflow import AirflowSource
 from exporter.sources.airflow.client import Client
-from tests.engines.airflow import NOBODY, PASSWORD, TOKEN_SECONDS, VIEWER, Airflow
-from tests.faults import FaultProxy
+from testbed.airflow import NOBODY, PASSWORD, TOKEN_SECONDS, VIEWER, Airflow
+from testbed.faults import FaultProxy
 
 ROOT = Path(__file__).resolve().parents[2]
 FETCH, PREDICT, MONITOR = "daily_fetch_bike_data", "daily_prediction", "monitor_and_fine_tune"

@@ -9,14 +9,14 @@ import pytest
 import requests
 
 from exporter.catalog import load_catalog
-from tests.engines.airflow import PASSWORD, VIEWER, Airflow
-from tests.engines.exporter import RunningExporter
-from tests.faults import FaultProxy, drip, hang, html, status, truncate
+from testbed.airflow import PASSWORD, VIEWER, Airflow
+from testbed.exporter import RunningExporter
+from testbed.fake_airflow import DAGS, FakeAirflow
+from testbed.fake_airflow import PASSWORD as FAKE_PASSWORD
+from testbed.fake_airflow import USERNAME as FAKE_USERNAME
+from testbed.faults import FaultProxy, drip, hang, html, status, truncate
 from tests.integration.test_airflow import FETCH, MONITOR, PREDICT, runs_stored
 from tests.integration.test_prometheus import RunningPrometheus
-from tests.sources.airflow.fake import DAGS, FakeAirflow
-from tests.sources.airflow.fake import PASSWORD as FAKE_PASSWORD
-from tests.sources.airflow.fake import USERNAME as FAKE_USERNAME
 
 INTERVAL = {"EXPORTER_REFRESH_SECONDS": "1", "AIRFLOW_TIMEOUT_SECONDS": "3"}
 R2, SHARE = "bike_model_r2_champion_current", "bike_drift_share"

@@ -15,14 +15,14 @@ import requests
 from exporter.backfill.command import backfill
 from exporter.backfill.request import Request
 from exporter.settings import Settings
+from testbed.bigquery import BigQueryEmulator
+from testbed.debian import program
+from testbed.fake_airflow import DAGS, PASSWORD, USERNAME, FakeAirflow
+from testbed.faults import FaultProxy
+from testbed.process import ServerProcess, free_port, http_ready
 from tests.backfill.history import read
 from tests.backfill.history import run as run_on_duckdb
-from tests.engines.bigquery import BigQueryEmulator
-from tests.engines.debian import program
-from tests.engines.process import ServerProcess, free_port, http_ready
-from tests.faults import FaultProxy
 from tests.integration import test_bigquery
-from tests.sources.airflow.fake import DAGS, PASSWORD, USERNAME, FakeAirflow
 from tests.sources.duckdb_log import CATALOG, DAY, Log, settings_for
 from tests.sources.test_audit_properties import COLUMNS
 

@@ -16,8 +16,8 @@ from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailab
 from exporter.settings import Settings
 from exporter.snapshot import Reading
 from exporter.sources.bigquery import PAGE_SETS, BigQueryAudit
-from tests import faults
-from tests.engines.bigquery import BigQueryEmulator
+from testbed import faults
+from testbed.bigquery import BigQueryEmulator
 
 NOW = 1_790_000_000.0
 DAY = 86400.0

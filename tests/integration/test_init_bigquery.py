@@ -12,9 +12,9 @@ from exporter.settings import Settings
 from exporter.sources.audit_schema import STANDARD
 from exporter.sources.bigquery import BigQueryAudit
 from exporter.sources.bigquery_init import init_bigquery
-from tests import faults
-from tests.engines.bigquery import BigQueryEmulator
-from tests.engines.exporter import ROOT
+from testbed import faults
+from testbed.bigquery import BigQueryEmulator
+from testbed.exporter import ROOT
 from tests.integration.test_bigquery import HISTORY, SCHEMA
 
 

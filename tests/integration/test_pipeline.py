@@ -10,10 +10,10 @@ import duckdb
 import pytest
 import yaml
 
-from tests.engines import airflow as engine
-from tests.engines.airflow import PASSWORD, VIEWER, Airflow
-from tests.engines.exporter import ROOT, RunningExporter
-from tests.engines.regmodel import RunningRegModel
+from testbed import airflow as engine
+from testbed.airflow import PASSWORD, VIEWER, Airflow
+from testbed.exporter import ROOT, RunningExporter
+from testbed.regmodel import RunningRegModel
 
 DAGS = ROOT / "docker" / "airflow" / "dags"
 EPISODE = {"start": "2025-05-05", "end": "2025-07-28", "demand": 0.6, "rush_hour_delay": 2, "temperature": 5}

@@ -13,8 +13,8 @@ from bike_pipeline.warehouse import BigQueryWarehouse
 from exporter.catalog import load_catalog
 from exporter.settings import Settings as ExporterSettings
 from exporter.sources.bigquery import BigQueryAudit
-from tests import faults
-from tests.engines.bigquery import BigQueryEmulator
+from testbed import faults
+from testbed.bigquery import BigQueryEmulator
 from tests.pipeline.test_audit import FULL
 from tests.pipeline.test_tasks import ROWS
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests import faults
-from tests.engines.bigquery import BigQueryEmulator
-from tests.engines.debian import program
-from tests.engines.exporter import RunningExporter
-from tests.engines.process import ServerProcess, free_port, http_ready
+from testbed import faults
+from testbed.bigquery import BigQueryEmulator
+from testbed.debian import program
+from testbed.exporter import RunningExporter
+from testbed.process import ServerProcess, free_port, http_ready
 from tests.integration.test_bigquery import HISTORY, SCHEMA, row
 
 INTERVAL = {"EXPORTER_REFRESH_SECONDS": "1"}

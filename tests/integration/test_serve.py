@@ -16,9 +16,9 @@ import duckdb
 import pytest
 import requests
 
-from tests import faults
-from tests.engines.exporter import ROOT, RunningExporter
-from tests.exposed import Exposed
+from testbed import faults
+from testbed.exporter import ROOT, RunningExporter
+from testbed.exposed import Exposed
 from tests.sources.duckdb_log import Log
 
 AUDIT_BACKED = {

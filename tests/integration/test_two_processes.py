@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.engines.exporter import RunningExporter
+from testbed.exporter import RunningExporter
 
 R2 = "bike_model_r2_champion_current"
 FAST = {"EXPORTER_REFRESH_SECONDS": "1"}

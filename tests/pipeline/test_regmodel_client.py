@@ -7,8 +7,8 @@ import pytest
 
 from bike_pipeline import regmodel as client
 from bike_pipeline.regmodel import RegModel, RegModelError
-from tests.engines.process import free_port
-from tests.faults import FaultProxy, drip, hang, html, status, truncate
+from testbed.faults import FaultProxy, drip, hang, html, status, truncate
+from testbed.process import free_port
 
 
 @pytest.mark.parametrize(

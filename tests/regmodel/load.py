@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Final
 from urllib.parse import urlsplit
 
-from tests.exposed import Exposed
+from testbed.exposed import Exposed
 
 _WITHIN: Final = 30.0  # seconds for one call, and for the counts to settle
 

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from regmodel.service import Service
 from regmodel.settings import BadSettings, Settings
-from tests.exposed import Exposed
+from testbed.exposed import Exposed
 from tests.regmodel.conftest import a_service
 
 ROW = {"counter": "Central Station", "timestamp": "2025-03-03T08:00:00Z", "temperature": 8.0, "level": 250.0}

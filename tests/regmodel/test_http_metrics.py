@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 
 from regmodel.http_metrics import HttpMetrics, install
-from tests.exposed import Exposed
+from testbed.exposed import Exposed
 from tests.regmodel.served import create_app
 
 Message = dict[str, Any]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.process import ServerProcess, free_port, http_ready
-from tests.exposed import Exposed
+from testbed.exposed import Exposed
+from testbed.process import ServerProcess, free_port, http_ready
 from tests.regmodel.load import Call, Leave, drive, expected, scrape
 
 ROOT = Path(__file__).resolve().parents[2]

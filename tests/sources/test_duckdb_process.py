@@ -16,7 +16,7 @@ from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailab
 from exporter.snapshot import Grid
 from exporter.sources import duckdb_process
 from exporter.sources.duckdb_process import PROGRAM, DuckDBProcess
-from tests.engines.process import children
+from testbed.process import children
 from tests.sources.duckdb_log import CATALOG, DAY, NOW, Log, gauge, settings_for, source_for
 from tests.sources.test_labels import catalogue
 

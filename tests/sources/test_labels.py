@@ -12,7 +12,7 @@ from exporter.metrics import families, render
 from exporter.snapshot import Reading, Snapshot
 from exporter.sources.duckdb import DuckDBAudit
 from exporter.sources.duckdb_init import init_duckdb
-from tests.exposed import Exposed
+from testbed.exposed import Exposed
 from tests.sources.duckdb_log import DAY, NOW, Log, settings_for, source_for
 
 METRICS = """

@@ -10,7 +10,7 @@ import requests
 
 from exporter.errors import BadData, SourceTimeout
 from exporter.sources.transport import DeadlineAdapter
-from tests import faults
+from testbed import faults
 
 NO_GZIP = faults.answer(faults.Reply(200, b"no gzip", {"Content-Encoding": "gzip"}))
 

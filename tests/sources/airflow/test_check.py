@@ -7,8 +7,8 @@ import pytest
 from exporter.catalog import load_catalog
 from exporter.check import OK, PROBLEM, WARNING, Finding, check
 from exporter.settings import Settings
-from tests.faults import FaultProxy
-from tests.sources.airflow.fake import DAGS, NOW, PASSWORD, USERNAME, FakeAirflow
+from testbed.fake_airflow import DAGS, NOW, PASSWORD, USERNAME, FakeAirflow
+from testbed.faults import FaultProxy
 
 
 @pytest.fixture

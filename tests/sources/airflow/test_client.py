@@ -16,8 +16,8 @@ import pytest
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
 from exporter.sources.airflow import client as client_module
 from exporter.sources.airflow.client import Client, format_time, parse_time
-from tests.faults import FaultProxy, Reply, Request, drip, hang, html, reset, status, truncate
-from tests.sources.airflow.fake import DAGS, NOW, PASSWORD, FakeAirflow, settings
+from testbed.fake_airflow import DAGS, NOW, PASSWORD, FakeAirflow, settings
+from testbed.faults import FaultProxy, Reply, Request, drip, hang, html, reset, status, truncate
 
 BOTH = pytest.mark.parametrize("api", ["v1", "v2"])
 RUNS_LIST = "/dags/~/dagRuns/list"

@@ -12,8 +12,8 @@ from exporter.catalog import load_catalog, parse_catalog
 from exporter.errors import SourceError, SourceTimeout, StateError
 from exporter.ledger import FILE_NAME, Ledger, reading_from_json, reading_to_json
 from exporter.snapshot import HistogramSample, Reading, Sample
-from tests.faults import FaultProxy, drip, hang, html, status
-from tests.sources.airflow.fake import DAGS, DAY, NOW, PASSWORD, FakeAirflow, source
+from testbed.fake_airflow import DAGS, DAY, NOW, PASSWORD, FakeAirflow, source
+from testbed.faults import FaultProxy, drip, hang, html, status
 
 BOTH = pytest.mark.parametrize("api", ["v1", "v2"])
 FETCH, PREDICT, MONITOR = DAGS

@@ -8,9 +8,9 @@ from typing import Any
 
 import requests
 
-from tests.engines.process import ServerProcess, free_port, http_ready
+from testbed.process import ServerProcess, free_port, http_ready
 
-HOME = Path(__file__).resolve().parents[2] / "docker" / "regmodel"
+HOME = Path(__file__).resolve().parents[1] / "docker" / "regmodel"
 
 
 class RunningRegModel:

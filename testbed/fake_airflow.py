@@ -19,7 +19,7 @@ from exporter.catalog import Catalog, load_catalog
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.sources.airflow import AirflowSource
-from tests.faults import Reply, Request
+from testbed.faults import Reply, Request
 
 USERNAME = "monitor"
 PASSWORD = "planted-Passw0rd"

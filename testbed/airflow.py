@@ -19,8 +19,8 @@ from typing import Any, Final
 import pytest
 import requests
 
-from tests.engines import install
-from tests.engines.process import ServerProcess, free_port, http_ready
+from testbed import install
+from testbed.process import ServerProcess, free_port, http_ready
 
 USERNAME: Final = "admin"
 PASSWORD: Final = "a-planted-password"

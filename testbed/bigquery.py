@@ -34,9 +34,9 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 
-from tests.engines import install
-from tests.engines.process import ServerProcess, free_port, http_ready
-from tests.faults import Exchange, FaultProxy, Reply
+from testbed import install
+from testbed.faults import Exchange, FaultProxy, Reply
+from testbed.process import ServerProcess, free_port, http_ready
 
 PROJECT: Final = "test-project"
 _READY_WITHIN: Final = 180.0

@@ -1,4 +1,4 @@
-"""Install an engine: `python -m tests.engines.install NAME...`, or `--list` to see which there are.
+"""Install an engine: `python -m testbed.install NAME...`, or `--list` to see which there are.
 
 Engines pin packages that clash with each other's and with the exporter's, so each has its own virtual environment
 under ENGINES_DIR (default: `.engines/` in the repository). A stamp file holding the recipe makes a second run instant
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_REPOSITORY: Final = Path(__file__).resolve().parents[2]
+_REPOSITORY: Final = Path(__file__).resolve().parents[1]
 _HERE: Final = Path(__file__).resolve().parent
 _STAMP: Final = "installed.json"
 
@@ -97,7 +97,7 @@ def is_installed(name: str) -> bool:
 
 def install_command(name: str) -> str:
     """What a developer types to install an engine."""
-    return f"python -m tests.engines.install {name}"
+    return f"python -m testbed.install {name}"
 
 
 def install(name: str, say: Callable[[str], None] = print) -> Path:
@@ -126,7 +126,7 @@ def install(name: str, say: Callable[[str], None] = print) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.engines.install", description="Install engines for tests.")
+    parser = argparse.ArgumentParser(prog="python -m testbed.install", description="Install engines for tests.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of: {', '.join(ENGINES)}")
     parser.add_argument("--list", action="store_true", help="show every engine and whether it is installed")
     options = parser.parse_args(arguments)

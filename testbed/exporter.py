@@ -10,10 +10,10 @@ from typing import Any
 
 import requests
 
-from tests.engines.process import ServerProcess, children, free_port, http_ready
-from tests.exposed import Exposed
+from testbed.exposed import Exposed
+from testbed.process import ServerProcess, children, free_port, http_ready
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 _OURS = ("EXPORTER_", "AUDIT_", "GOOGLE_", "BIGQUERY_", "AIRFLOW_", "WEB_CONCURRENCY")
 
 
