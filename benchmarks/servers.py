@@ -56,7 +56,7 @@ class ManySeries:
         self._reads = 0
         self._stopped = threading.Event()
 
-    def read(self, previous: Reading | None) -> Reading:
+    def read(self, previous: Reading | None, _wanted: frozenset[str] = frozenset()) -> Reading:
         """All series, once more."""
         while previous is not None and not self._busy.exists() and not self._stopped.is_set():
             self._stopped.wait(_POLL_SECONDS)
@@ -85,9 +85,6 @@ class ManySeries:
     def changed(self, _previous: Reading) -> bool:
         """Never looked at between refreshes."""
         return False
-
-    def want(self, metrics: frozenset[str]) -> None:
-        """Nothing to choose."""
 
     def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
         """Nothing to count."""
@@ -158,7 +155,7 @@ class _Always:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
 
-    def read(self, previous: Reading | None) -> Reading:
+    def read(self, previous: Reading | None, _wanted: frozenset[str] = frozenset()) -> Reading:
         while previous is not None and not self._busy.exists() and not self._stopped.is_set():
             self._stopped.wait(_POLL_SECONDS)
         reading: Reading = self._source.read(None)

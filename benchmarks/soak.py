@@ -57,7 +57,7 @@ class Coming:
         self._catalog, self._clock = catalog, clock
         self._reads = 0
 
-    def read(self, previous: Reading | None) -> Reading:  # noqa: ARG002 -- everything is new each time
+    def read(self, _previous: Reading | None, _wanted: frozenset[str] = frozenset()) -> Reading:
         """The models of this moment."""
         self._reads += 1
         now = self._clock.wall()
@@ -78,9 +78,6 @@ class Coming:
     def changed(self, _previous: Reading) -> bool:
         """Never looked at between refreshes."""
         return False
-
-    def want(self, metrics: frozenset[str]) -> None:
-        """Nothing to choose."""
 
     def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
         """Nothing to count."""

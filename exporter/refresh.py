@@ -331,9 +331,7 @@ class Refresher:
         yet, is asked at once: the fallback must not wait for its turn."""
         for tracked in self._tracked:
             wanted = needed_from(tracked.source.name, self._catalog, self._state.snapshot)
-            if wanted != tracked.wanted:
-                tracked.wanted = wanted
-                tracked.source.want(wanted)
+            tracked.wanted = wanted
             if tracked.up and tracked.started is None and wanted - tracked.asked_for:
                 tracked.due = now
 
@@ -381,9 +379,9 @@ class Refresher:
             try:
                 if isinstance(request, _Probe):
                     changed = self._looks_changed(tracked.source, request.previous)
-                    outcome = tracked.source.read(request.previous) if changed else None
+                    outcome = tracked.source.read(request.previous, tracked.wanted) if changed else None
                 else:
-                    outcome = tracked.source.read(request)
+                    outcome = tracked.source.read(request, tracked.wanted)
             except SourceError as error:
                 outcome = error
             except Exception as error:

@@ -53,8 +53,9 @@ class ScriptedSource:
     def release(self) -> None:
         self._gate.set()
 
-    def read(self, previous: Reading | None) -> Reading:
+    def read(self, previous: Reading | None, wanted: frozenset[str] = frozenset()) -> Reading:
         self.asked += 1
+        self.wanted = wanted
         self._interrupted = False
         self.entered.set()
         self._gate.wait(timeout=30)
@@ -65,9 +66,6 @@ class ScriptedSource:
     def changed(self, previous: Reading) -> bool:
         self.looked += 1
         return self.looks_changed(previous)
-
-    def want(self, metrics: frozenset[str]) -> None:
-        self.wanted = metrics
 
     def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
         return {}

@@ -436,10 +436,6 @@ class StandIn(ScriptedSource):
 
     def __init__(self, catalog: Catalog, clock: Clock) -> None:
         super().__init__(lambda _: self.made(catalog, clock), "airflow")
-        self.wanted: frozenset[str] = frozenset()
-
-    def want(self, metrics: frozenset[str]) -> None:
-        self.wanted = metrics
 
     def made(self, catalog: Catalog, clock: Clock) -> Reading:
         made = reading(catalog, clock, source="airflow", r2=0.5 if R2 in self.wanted else None, deploys=None)

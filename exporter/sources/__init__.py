@@ -25,11 +25,13 @@ class Source(Protocol):
     timeout_seconds: float
     """Overall deadline of one `read`."""
 
-    def read(self, previous: Reading | None) -> Reading:
+    def read(self, previous: Reading | None, wanted: frozenset[str] = frozenset()) -> Reading:
         """Ask the source once, within `timeout_seconds`.
 
         Args:
             previous: the last good reading of this source, if there is one: it says what need not be asked again.
+            wanted: metrics that are needed from this source although another one is preferred for them. What is not
+                wanted need not be fetched; metrics for which no other source is preferred are never named here.
 
         Raises:
             SourceError: nothing else, unless there is a bug.
@@ -46,14 +48,6 @@ class Source(Protocol):
 
         Raises:
             SourceError: nothing else, unless there is a bug.
-        """
-        ...
-
-    def want(self, metrics: frozenset[str]) -> None:
-        """Be told which metrics are needed from this source although it is not the preferred one for them.
-
-        Called before a `read`, from another thread. What is not wanted need not be fetched; metrics for which no other
-        source is preferred are always needed and never named here.
         """
         ...
 
@@ -84,18 +78,12 @@ class Deferred:
         self.timeout_seconds = timeout_seconds
         self._make = make
         self._source: Source | None = None
-        self._wanted: frozenset[str] = frozenset()
 
-    def want(self, metrics: frozenset[str]) -> None:
-        """Pass the wish on with the next read."""
-        self._wanted = metrics
-
-    def read(self, previous: Reading | None) -> Reading:
+    def read(self, previous: Reading | None, wanted: frozenset[str] = frozenset()) -> Reading:
         """See `Source.read`."""
         if self._source is None:
             self._source = self._make()
-        self._source.want(self._wanted)
-        return self._source.read(previous)
+        return self._source.read(previous, wanted)
 
     def changed(self, previous: Reading) -> bool:
         """Ask the source, once it was made."""

@@ -92,7 +92,7 @@ class EmbeddedAudit(abc.ABC):
         self.timeout_seconds = settings.audit_timeout_seconds
         self.identity = audit_identity(settings, catalog)
 
-    def read(self, previous: Reading | None) -> Reading:
+    def read(self, previous: Reading | None, wanted: frozenset[str] = frozenset()) -> Reading:  # noqa: ARG002 -- one query answers for every metric
         """Look at the files, and query them if they changed. See `Source.read`."""
         now = self._clock()
         if not self._files.awaits_sample:
@@ -122,9 +122,6 @@ class EmbeddedAudit(abc.ABC):
     def changed(self, previous: Reading) -> bool:
         """Whether the files are others than those that were read. See `Source.changed`."""
         return self._files.token(self._files.found()) != previous.token
-
-    def want(self, metrics: frozenset[str]) -> None:  # noqa: B027 -- not left to subclasses
-        """Nothing to choose: one query answers for every metric."""
 
     def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
         """Nothing to count: nothing is billed."""

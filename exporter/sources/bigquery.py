@@ -102,7 +102,7 @@ class BigQueryAudit:
         self.table = audit_table(settings, catalog)
         self.identity = audit_identity(settings, catalog)
 
-    def read(self, previous: Reading | None) -> Reading:
+    def read(self, previous: Reading | None, wanted: frozenset[str] = frozenset()) -> Reading:  # noqa: ARG002 -- one query answers for every metric
         """Look at the table, and query it if that is due. See `Source.read`."""
         with self._errors(), self._adapter.deadline(self.timeout_seconds):
             client = self._connected()
@@ -186,9 +186,6 @@ class BigQueryAudit:
                 timeout=self._adapter.remaining(),
             )
             return Plan(query, table.table_type, table.num_rows, table.location, int(job.total_bytes_processed or 0))
-
-    def want(self, metrics: frozenset[str]) -> None:
-        """Nothing to choose: one query answers for every metric."""
 
     def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
         """Queries by outcome, and bytes billed."""

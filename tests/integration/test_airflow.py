@@ -134,8 +134,7 @@ def approximately(stored: dict[tuple[str, ...], tuple[int, float]]) -> dict[tupl
 def test_every_metric_has_the_value_that_the_dags_produced(airflow: Airflow):
     give_starts(airflow)
     reader = source(airflow)
-    reader.want(AUDIT_BACKED)
-    reading = reader.read(None)
+    reading = reader.read(None, AUDIT_BACKED)
     expected = {
         "bike_model_r2_champion_current": 0.825,
         "bike_model_r2_champion_baseline": 0.79,

@@ -141,19 +141,13 @@ class AirflowSource:
         """Never: each look at Airflow is a request to it, so it is asked at a refresh only."""
         return False
 
-    def want(self, metrics: frozenset[str]) -> None:
-        """Say which metrics that another source is preferred for are needed from here, from the next `read` on.
-
-        XComs of other metrics are not fetched. Metrics that prefer Airflow need not be named. From any thread.
-        """
-        self._wanted = metrics
-
-    def read(self, previous: Reading | None) -> Reading:  # noqa: ARG002 -- the ledger knows more than the reading
-        """Ask Airflow what is new, count it, and give all that is known.
+    def read(self, previous: Reading | None, wanted: frozenset[str] = frozenset()) -> Reading:  # noqa: ARG002 -- the ledger knows more than the reading
+        """Ask Airflow what is new, count it, and give all that is known. See `Source.read`.
 
         Raises:
             SourceError: Airflow could not be asked.
         """
+        self._wanted = wanted
         with self._client.deadline(self.timeout_seconds):
             found = _Pass()
             self._find_dags()

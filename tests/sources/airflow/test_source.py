@@ -528,19 +528,17 @@ def test_xcoms_are_fetched_only_when_wanted_and_once_a_run(fake: FakeAirflow, pr
     assert not [seen for seen in proxy.requests if "xcomEntries" in seen.path]
     assert not reading.gaps
     assert not AUDIT_BACKED & reading.observations.keys()
-    airflow.want(AUDIT_BACKED)
-    reading = airflow.read(None)
+    reading = airflow.read(None, AUDIT_BACKED)
     assert value(reading, "bike_model_r2_champion_current") == 0.7
     assert value(reading, "bike_drift_detected") == 1
     assert reading.observations["bike_drift_detected"].observed_at == NOW - 10
     proxy.forget()
-    airflow.read(None)
+    airflow.read(None, AUDIT_BACKED)
     restarted = source(proxy.url, ledger)
-    restarted.want(AUDIT_BACKED)
-    assert value(restarted.read(None), "bike_drift_detected") == 1
+    assert value(restarted.read(None, AUDIT_BACKED), "bike_drift_detected") == 1
     assert not [seen for seen in proxy.requests if "xcomEntries" in seen.path]
     monitored(fake, "r2", NOW - 5, validate_new_champion__new_champion_r2=0.9, validate_model__r2=0.6)
-    reading = airflow.read(None)
+    reading = airflow.read(None, AUDIT_BACKED)
     assert value(reading, "bike_model_r2_champion_current") == 0.9
     assert "bike_drift_detected" not in reading.observations
 
@@ -548,8 +546,7 @@ def test_xcoms_are_fetched_only_when_wanted_and_once_a_run(fake: FakeAirflow, pr
 def test_only_what_is_wanted_is_fetched_and_an_alias_counts_for_its_metric(fake: FakeAirflow, proxy: FaultProxy):
     monitored(fake, validate_new_champion__new_champion_r2=0.9, monitor_drift__drift_detected=False)
     airflow = source(proxy.url)
-    airflow.want(frozenset({"bike_model_r2_production"}))
-    reading = airflow.read(None)
+    reading = airflow.read(None, frozenset({"bike_model_r2_production"}))
     assert value(reading, "bike_model_r2_champion_current") == 0.9
     assert sum("xcomEntries" in seen.path for seen in proxy.requests) == 1
 
@@ -559,8 +556,7 @@ def test_drift_from_a_dict_as_text(api: str, fake: FakeAirflow, proxy: FaultProx
     summary = {"drift_share": 0.25, "drifted_features": ["a", "b"], "p": float("inf")}
     monitored(fake, monitor_drift__drift_summary=str(summary))
     airflow = source(proxy.url)
-    airflow.want(AUDIT_BACKED)
-    reading = airflow.read(None)
+    reading = airflow.read(None, AUDIT_BACKED)
     assert value(reading, "bike_drift_share") == 0.25
     assert value(reading, "bike_drifted_features_count") == 2
     assert sum(seen.path.endswith("drift_summary") for seen in proxy.requests) == 1
