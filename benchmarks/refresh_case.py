@@ -29,7 +29,7 @@ def main() -> None:
             found = {"wall": time.perf_counter() - wall, "cpu": _cpu() - cpu, "peak": _peak()}
             if not all(status.up for status in state.snapshot.statuses):
                 raise SystemExit(f"a source is down: {state.snapshot.statuses}")
-            found["series"] = sum(not line.startswith(b"#") for line in state.exposition.text.splitlines())
+            found["series"] = sum(not line.startswith(b"#") for line in bytes(state.exposition.text).splitlines())
             print(json.dumps(found), flush=True)
     finally:
         refresher.stop()

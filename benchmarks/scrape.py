@@ -1,9 +1,8 @@
 """How fast `/metrics` is answered.
 
 Four servers give the same number of series, one after the other in every round: the exporter (idle, and again while it
-refreshes without a pause, every value new each time), the same gunicorn with the same worker class and threads
-returning the exporter's bytes from memory (the limit), a plain Flask view that calls `generate_latest` on global
-gauges, and query-exporter over a SQLite table with as many values. Requests per second are taken on four kept-alive
+refreshes without a pause, every value new each time), gunicorn's gthread worker with eight threads returning the
+exporter's bytes from memory, a plain Flask view that calls `generate_latest` on global gauges, and query-exporter over a SQLite table with as many values. Requests per second are taken on four kept-alive
 connections (of the exporter and of the limit twice a round, in the order A B B A), latencies on one, which is what a
 Prometheus has, all by wrk with Prometheus's own headers. Flask's view and query-exporter compress nothing, whatever is
 asked for; being far slower, they are measured in every third round.
@@ -31,6 +30,8 @@ CONNECTIONS: Final = 4
 LIMIT, FLASK, PEER, IDLE, BUSY = "static bytes", "Flask + generate_latest", "query-exporter", "exporter", "refreshing"
 _PEER_COLUMNS: Final = 10
 RATE_SECONDS: Final = 1.0
+SMALL_BYTES: Final = 100_000
+"""Body up to which one event loop beats threads by far; above it the kernel's copying counts."""
 _EVERY: Final = {FLASK: 3, PEER: 3}
 """Servers that are measured only in every so many rounds."""
 
@@ -243,12 +244,14 @@ def _latencies(found: dict[Key, Measured], sizes: dict[str, int]) -> Table:
 def _targets(found: dict[Key, Measured], sizes: dict[str, int]) -> Iterator[Target]:
     for name in sizes:
         for compressed in (False, True):
-            share = found[name, compressed, IDLE].rate_over(found[name, compressed, LIMIT])
+            ours, static = found[name, compressed, IDLE], found[name, compressed, LIMIT]
             kind = "gzip" if compressed else "plain"
-            goal = "at least 0.9 of the limit"
-            yield Target(
-                f"Scrapes: requests per second, {name} series, {kind}", goal, share.show(), share.median >= 0.9
-            )
+            least = 2.5 if ours.bytes <= SMALL_BYTES else 0.7
+            share, slower = ours.rate_over(static), ours.p99_over(static)
+            what = f"Scrapes: requests per second, {name} series, {kind}"
+            yield Target(what, f"at least {least:g} times gthread's static bytes", share.show(), share.median >= least)
+            what = f"Scrapes: p99, {name} series, {kind}"
+            yield Target(what, "no worse than gthread's static bytes", f"{slower.show()} times", slower.median <= 1)
     if "10k" in sizes:
         p99 = Spread.of(found["10k", True, IDLE].p99.values())
         yield Target("Scrapes: p99 at 10k series, gzip", "under 5 ms", p99.show("ms", 1000), p99.median < 0.005)
@@ -256,10 +259,12 @@ def _targets(found: dict[Key, Measured], sizes: dict[str, int]) -> Iterator[Targ
         times = found["100k", False, IDLE].rate_over(found["100k", False, FLASK])
         what = "Scrapes: over `generate_latest` per scrape, 100k series, plain"
         yield Target(what, "at least 100 times", f"{times.show()} times", times.median >= 100)
-        for compressed in (False, True):
-            slower = found["100k", compressed, BUSY].p99_over(found["100k", compressed, IDLE])
+        for compressed, seconds in ((True, 0.005), (False, 0.015)):
+            p99 = Spread.of(found["100k", compressed, BUSY].p99.values())
+            idle = Spread.of(found["100k", compressed, IDLE].p99.values())
             what = f"Scrapes: p99 while 100k series are rendered, {'gzip' if compressed else 'plain'}"
-            yield Target(what, "at most twice the idle one", f"{slower.show()} times", slower.median <= 2)
+            shown = f"{p99.show('ms', 1000)} (idle: {idle.show('ms', 1000)})"
+            yield Target(what, f"under {seconds * 1000:g} ms", shown, p99.median < seconds)
 
 
 def _size(count: int) -> str:

@@ -1,11 +1,11 @@
 """Servers that scrapes are measured on: python -m benchmarks.servers KIND, as child processes of the benchmarks.
 
-All run under gunicorn with the exporter's own options (worker class, threads, keep-alive):
+All run under gunicorn with one worker:
 
-- `exporter`: the exporter's app and refresh loop over a source that gives a set number of series, anew at each refresh;
-  it refreshes without a pause while the file named by --busy exists;
-- `static`: a WSGI function that returns bytes which were made before: the limit;
-- `flask`: a Flask view that calls `generate_latest` on global gauges: what most people write.
+- `exporter`: the exporter's app, worker and refresh loop over a source that gives a set number of series, anew at each
+  refresh; it refreshes without a pause while the file named by --busy exists;
+- `static`: a WSGI function that returns bytes which were made before, on gunicorn's gthread worker with 8 threads;
+- `flask`: a Flask view that calls `generate_latest` on global gauges, on the same: what most people write.
 """
 
 import argparse
@@ -20,12 +20,11 @@ from flask import Flask, Response
 from gunicorn.app.base import BaseApplication
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
-from exporter.app import create_app
+from exporter.app import App
 from exporter.catalog import Catalog, load_catalog
 from exporter.ledger import Ledger
-from exporter.refresh import Refresher, State
-from exporter.refresh_process import RefreshProcess
-from exporter.server import after_worker_start, before_worker_exit, gunicorn_options
+from exporter.refresh import Refresher
+from exporter.server import gunicorn_options
 from exporter.settings import Settings
 from exporter.snapshot import Observation, Reading, Sample
 from exporter.sources.duckdb_process import DuckDBProcess
@@ -116,22 +115,19 @@ class BenchServer(ServerProcess):
 
 
 class _Application(BaseApplication):
-    def __init__(self, port: int, make: Callable[[], Any], hooks: Mapping[str, Any]) -> None:
-        self._port, self._make, self._hooks = port, make, hooks
+    def __init__(self, port: int, make: Callable[[], Any], options: Mapping[str, Any]) -> None:
+        self._port, self._make, self._options = port, make, options
         super().__init__()
 
     def load_config(self) -> None:
-        options = gunicorn_options(Settings.from_env({"EXPORTER_HOST": "127.0.0.1", "EXPORTER_PORT": str(self._port)}))
-        ours = ("on_starting", "post_worker_init", "worker_exit")
-        for name, value in options.items():
-            if name not in ours or name in self._hooks:
-                self.cfg.set(name, self._hooks.get(name, value))
+        for name, value in {**self._options, "bind": [f"127.0.0.1:{self._port}"]}.items():
+            self.cfg.set(name, value)
 
     def load(self) -> Any:
         return self._make()
 
 
-def exporter_app(series: int, busy: Path) -> Flask:
+def exporter_app(series: int, busy: Path) -> App:
     """The exporter's app; `series` 0 is what the built-in catalogue gives for the sample history."""
     catalog = load_catalog()
     if series:
@@ -139,10 +135,7 @@ def exporter_app(series: int, busy: Path) -> Flask:
     else:
         source = _Always(DuckDBProcess(Settings.from_env({}), catalog), busy)
 
-    def build(on_state: Callable[[State], None]) -> Refresher:
-        return Refresher(catalog, [source], Ledger.open(None), interval=PAUSE, stale_after=1e9, on_state=on_state)
-
-    return create_app(RefreshProcess(build, interval=PAUSE), catalog)
+    return App(Refresher(catalog, [source], Ledger.open(None), interval=PAUSE, stale_after=1e9), catalog)
 
 
 class _Always:
@@ -214,16 +207,16 @@ def main() -> None:
     parser.add_argument("--plain", type=Path)
     parser.add_argument("--gzip", type=Path)
     options = parser.parse_args()
-    hooks: dict[str, Any] = {}
+    configuration: dict[str, Any] = {"worker_class": "gthread", "threads": 8, "keepalive": 65, "loglevel": "warning"}
     make: Callable[[], Any]
     if options.kind == "exporter":
-        hooks = {"post_worker_init": after_worker_start, "worker_exit": before_worker_exit}
+        configuration = gunicorn_options(Settings.from_env({}))
         make = lambda: exporter_app(options.series, options.busy)  # noqa: E731 -- one of three
     elif options.kind == "static":
         make = lambda: static_app(options.plain.read_bytes(), options.gzip.read_bytes())  # noqa: E731
     else:
         make = lambda: flask_app(options.series)  # noqa: E731
-    _Application(options.port, make, hooks).run()
+    _Application(options.port, make, configuration).run()
 
 
 if __name__ == "__main__":

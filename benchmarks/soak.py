@@ -115,7 +115,7 @@ def simulate(hours: int) -> list[Hour]:
                     clock.advance(INTERVAL)
                 if not all(status.up for status in state.snapshot.statuses):
                     raise RuntimeError(f"a source is down: {state.snapshot.statuses}")
-                lines = [line for line in state.exposition.text.splitlines() if not line.startswith(b"#")]
+                lines = [line for line in bytes(state.exposition.text).splitlines() if not line.startswith(b"#")]
                 models = sum(line.startswith(FAMILY.encode()) for line in lines)
                 found.append(Hour(rss_bytes(), len(lines), models))
                 _add_row(log, clock.wall())

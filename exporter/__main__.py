@@ -129,7 +129,7 @@ def _once(options: argparse.Namespace, settings: Settings, catalog: Catalog) -> 
         state = refresher.run_once()
     finally:
         refresher.stop()
-    body = state.exposition.openmetrics if options.openmetrics else state.exposition.text
+    body = bytes(state.exposition.openmetrics if options.openmetrics else state.exposition.text)
     sys.stdout.write(body.decode())
     sys.stdout.flush()
     return 0 if all(status.up for status in state.snapshot.statuses) else 1

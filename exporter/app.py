@@ -1,68 +1,114 @@
-"""The HTTP routes. They read the refresher's current state and ask no source; only `POST /-/refresh` has a word with
-the refresh process, for two seconds at most."""
+"""The HTTP routes. `/metrics` is answered from bytes on the event loop; Flask answers everything else on a few threads.
+All of them read the refresher's current state, and none asks a source."""
 
 import functools
 import hmac
 import json
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+import urllib.parse
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from flask import Flask, Response, render_template, request
+from a2wsgi import WSGIMiddleware
+from flask import Flask, Response, abort, render_template, request
 from werkzeug.datastructures import Accept, MIMEAccept
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_accept_header
 
-from exporter import health, metrics
+from exporter import exposition, health
 from exporter.catalog import Catalog
-from exporter.errors import RefreshProcessError
-from exporter.refresh import Asked, State
+from exporter.refresh import Refresher
 from exporter.settings import Secret
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from a2wsgi.asgi_typing import HTTPScope, Receive, Scope, Send
+    from a2wsgi.wsgi_typing import WSGIApp
 
 METRICS_PATH: Final = "/metrics"
-Body = Literal["text", "text_gzip", "openmetrics", "openmetrics_gzip"]
+FLASK_THREADS: Final = 4
+"""Threads for everything but scrapes. A view takes about a millisecond and waits for nobody."""
+BodyName = Literal["text", "text_gzip", "openmetrics", "openmetrics_gzip"]
 """One of the bodies of an Exposition."""
 
 
-class Refreshing(Protocol):
-    """What the routes need of the refresh: a `RefreshProcess`, or a `Refresher` in the same process."""
-
-    @property
-    def state(self) -> State:
-        """The current state. Taken once per request: it is replaced, never changed."""
-
-    @property
-    def interval(self) -> float:
-        """Seconds between two refreshes of a source."""
-
-    def uptime_seconds(self) -> float:
-        """Seconds since this was made."""
-
-    def state_age_seconds(self, state: State) -> float:
-        """Seconds since the state was made."""
-
-    def alive(self) -> bool:
-        """Whether the loop turns."""
-
-    def ask_now(self, *, force: bool = False) -> Asked:
-        """Have all sources asked at once; see `Refresher.ask_now`."""
-
-
-def create_app(refresher: Refreshing, catalog: Catalog, refresh_token: Secret | None = None) -> Flask:
-    """The WSGI application over a refresher, which somebody else starts and stops.
+class App:
+    """The ASGI application over a refresher, which somebody else starts and stops.
 
     Args:
         refresh_token: what `POST /-/refresh` asks for; None for no such path.
     """
-    app = Flask(__name__, static_folder=None)
-    app.extensions["refresher"] = refresher
 
-    # Without a view: Scrapes answers GET and HEAD, and Flask refuses the other methods.
-    app.add_url_rule(METRICS_PATH, "metrics", methods=["GET"])
-    app.wsgi_app = Scrapes(app.wsgi_app, refresher)  # type: ignore[method-assign]
+    def __init__(self, refresher: Refresher, catalog: Catalog, refresh_token: Secret | None = None) -> None:
+        self.refresher = refresher
+        flask = create_flask(refresher, catalog, refresh_token)
+        self._others = WSGIMiddleware(cast("WSGIApp", flask.wsgi_app), workers=FLASK_THREADS)
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """One request, or the start and end of the server."""
+        if scope["type"] != "http":
+            await self._others(scope, receive, send)
+        elif scope["path"] == METRICS_PATH and scope["method"] in ("GET", "HEAD"):
+            await self._scrape(scope, send)
+        else:
+            # A query may hold any byte; what reads it further on knows only those of a URL.
+            query = urllib.parse.quote_from_bytes(scope["query_string"], safe="%&=+?/:;,@!$'()*~-._[]")
+            await self._others({**scope, "query_string": query.encode()}, receive, send)
+
+    async def _scrape(self, scope: "HTTPScope", send: "Send") -> None:
+        accept = encoding = b""
+        for name, value in scope["headers"]:
+            if name == b"accept":
+                accept = accept + b"," + value if accept else value
+            elif name == b"accept-encoding":
+                encoding = encoding + b"," + value if encoding else value
+        which, headers = body_for(accept, encoding)
+        state = self.refresher.state
+        shown = state.bare if self.refresher.too_old(state) else state.exposition
+        body: exposition.Body = getattr(shown, which)
+        length = (b"content-length", str(body.size).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
+        if scope["method"] == "GET":
+            for chunk in body.chunks[:-1]:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        last = body.chunks[-1] if scope["method"] == "GET" else b""
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+
+
+@functools.lru_cache(maxsize=64)  # a Prometheus sends the same two headers with every scrape
+def body_for(accept: bytes, accept_encoding: bytes) -> tuple[BodyName, tuple[tuple[bytes, bytes], ...]]:
+    """Which body fits these headers, and the headers that go with it; text, plain, where they say nothing."""
+    wants_openmetrics = _wants_openmetrics(parse_accept_header(accept.decode("latin-1"), MIMEAccept))
+    wants_gzip = parse_accept_header(accept_encoding.decode("latin-1"), Accept).quality("gzip") > 0
+    name: BodyName
+    if wants_openmetrics:
+        name = "openmetrics_gzip" if wants_gzip else "openmetrics"
+    else:
+        name = "text_gzip" if wants_gzip else "text"
+    content_type = exposition.OPENMETRICS if wants_openmetrics else exposition.TEXT
+    headers = ((b"content-type", content_type.encode()), (b"vary", b"Accept, Accept-Encoding"))
+    return name, (*headers, (b"content-encoding", b"gzip")) if wants_gzip else headers
+
+
+def _wants_openmetrics(accepted: MIMEAccept) -> bool:
+    """Whether OpenMetrics is asked for by name, and not less than the text format.
+
+    Parameters such as `version=1.0.0` are part of a media type to werkzeug's own matching, so they are cut off here.
+    """
+    best = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for value, quality in accepted:
+        name = value.partition(";")[0].strip().lower()
+        name = "text/plain" if name in ("*/*", "text/*") else name
+        if name in best:
+            best[name] = max(best[name], quality)
+    return 0 < best["application/openmetrics-text"] >= best["text/plain"]
+
+
+def create_flask(refresher: Refresher, catalog: Catalog, refresh_token: Secret | None = None) -> Flask:
+    """The routes beside `/metrics`; see `App`."""
+    app = Flask(__name__, static_folder=None)
+
+    @app.get(METRICS_PATH)
+    def metrics() -> Response:
+        abort(404)  # GET and HEAD of this very path do not come here; Flask refuses the other methods
 
     @app.get("/health")
     def report_health() -> Response:
@@ -93,7 +139,7 @@ def create_app(refresher: Refreshing, catalog: Catalog, refresh_token: Secret | 
 
     if refresh_token is not None:
         app.add_url_rule(
-            "/-/refresh", view_func=Refresh(refresher, refresh_token), methods=["POST"], endpoint="refresh"
+            "/-/refresh", view_func=RefreshView(refresher, refresh_token), methods=["POST"], endpoint="refresh"
         )
 
     @app.errorhandler(HTTPException)
@@ -111,15 +157,16 @@ def create_app(refresher: Refreshing, catalog: Catalog, refresh_token: Secret | 
             age_seconds=refresher.state_age_seconds(state),
             uptime_seconds=refresher.uptime_seconds(),
             interval=refresher.interval,
+            too_old=refresher.too_old(state),
         )
 
     return app
 
 
-class Refresh:
+class RefreshView:
     """Answers `POST /-/refresh`: has the loop refresh, and does not wait for it."""
 
-    def __init__(self, refresher: Refreshing, token: Secret) -> None:
+    def __init__(self, refresher: Refresher, token: Secret) -> None:
         self._refresher = refresher
         self._token = token
 
@@ -131,15 +178,14 @@ class Refresh:
         force = request.args.get("force", "false").lower()
         if force not in ("true", "false"):
             return _json({"status": "refused", "detail": "force: expected true or false"}, 400)
-        try:
-            asked = self._refresher.ask_now(force=force == "true")
-        except RefreshProcessError as error:
-            return _json({"status": "unavailable", "detail": str(error)}, 503, {"Retry-After": "5"})
-        content: dict[str, Any] = {"status": asked.outcome}
-        if asked.left_alone:
-            content["left_alone_seconds"] = {name: round(seconds, 1) for name, seconds in asked.left_alone.items()}
-        if asked.retry_after > 0:
-            seconds = math.ceil(asked.retry_after)
+        requested = self._refresher.request_refresh(force=force == "true")
+        content: dict[str, Any] = {"status": requested.outcome}
+        if requested.outcome == "unavailable":
+            return _json({**content, "detail": "the refresh loop has stopped"}, 503, {"Retry-After": "5"})
+        if requested.backing_off:
+            content["backing_off_seconds"] = {name: round(left, 1) for name, left in requested.backing_off.items()}
+        if requested.retry_after > 0:
+            seconds = math.ceil(requested.retry_after)
             return _json({**content, "retry_after_seconds": seconds}, 429, {"Retry-After": str(seconds)})
         return _json(content, 202)
 
@@ -148,54 +194,6 @@ class Refresh:
         # Header values arrive as Latin-1. The comparison takes as long for a wrong token as for the right one.
         same = hmac.compare_digest(given.strip().encode("latin-1", "replace"), self._token.reveal().encode())
         return same and scheme.lower() == "bearer"
-
-
-class Scrapes:
-    """Answers GET and HEAD of `/metrics`, and leaves the rest to Flask, whose way to a view takes longer than sending
-    bytes that are there already."""
-
-    def __init__(self, others: "WSGIApplication", refresher: Refreshing) -> None:
-        self._others = others
-        self._refresher = refresher
-
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """One request."""
-        method = environ["REQUEST_METHOD"]
-        if environ.get("PATH_INFO") != METRICS_PATH or method not in ("GET", "HEAD"):
-            return self._others(environ, start_response)
-        name, headers = body_for(environ.get("HTTP_ACCEPT", ""), environ.get("HTTP_ACCEPT_ENCODING", ""))
-        body: bytes = getattr(self._refresher.state.exposition, name)
-        start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])
-        return [body] if method == "GET" else []
-
-
-@functools.lru_cache(maxsize=64)  # a Prometheus sends the same two headers with every scrape
-def body_for(accept: str, accept_encoding: str) -> tuple[Body, tuple[tuple[str, str], ...]]:
-    """Which body fits these headers, and the headers that go with it; text, plain, where they say nothing."""
-    wants_openmetrics = _wants_openmetrics(parse_accept_header(accept, MIMEAccept))
-    wants_gzip = parse_accept_header(accept_encoding, Accept).quality("gzip") > 0
-    name: Body
-    if wants_openmetrics:
-        name = "openmetrics_gzip" if wants_gzip else "openmetrics"
-    else:
-        name = "text_gzip" if wants_gzip else "text"
-    content_type = metrics.OPENMETRICS if wants_openmetrics else metrics.TEXT
-    headers = (("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding"))
-    return name, (*headers, ("Content-Encoding", "gzip")) if wants_gzip else headers
-
-
-def _wants_openmetrics(accepted: MIMEAccept) -> bool:
-    """Whether OpenMetrics is asked for by name, and not less than the text format.
-
-    Parameters such as `version=1.0.0` are part of a media type to werkzeug's own matching, so they are cut off here.
-    """
-    best = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
-    for value, quality in accepted:
-        name = value.partition(";")[0].strip().lower()
-        name = "text/plain" if name in ("*/*", "text/*") else name
-        if name in best:
-            best[name] = max(best[name], quality)
-    return 0 < best["application/openmetrics-text"] >= best["text/plain"]
 
 
 def _json(content: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> Response:

@@ -4,7 +4,6 @@
     ├── ConfigError          settings or catalogue: every problem at once, in `problems`
     ├── OutputError          what a command was asked to write could not be written
     ├── StateError           the state directory cannot be used; the exporter goes on without it
-    ├── RefreshProcessError  the process that refreshes is not there, or does not answer
     └── SourceError          one refresh of one source failed; `reason` is a value of FAILURE_REASONS
         ├── SourceUnavailable    it could not be asked, or refused to answer
         ├── SourceTimeout        it did not answer in time
@@ -51,10 +50,6 @@ class OutputError(ExporterError):
 
 class StateError(ExporterError):
     """The state directory or the file in it cannot be read or written."""
-
-
-class RefreshProcessError(ExporterError):
-    """The process that refreshes did not start, has ended, or does not answer."""
 
 
 class SourceError(ExporterError):

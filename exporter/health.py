@@ -13,30 +13,38 @@ HTTP_STATUS: Final = {"ok": 200, "degraded": 200, "starting": 503, "down": 503}
 
 def overall(snapshot: Snapshot) -> str:
     """`starting` until every source was tried once; `down` when nothing can be shown; `degraded` when some source is
-    down or its reading is held; else `ok`."""
+    down, its reading is held, or a step of the refresh loop fails; else `ok`."""
     if not snapshot.settled:
         return "starting"
     if not snapshot.readings and not any(status.up for status in snapshot.statuses):
         return "down"
-    if any(not status.up or status.held for status in snapshot.statuses):
+    if snapshot.bugs or any(not status.up or status.held for status in snapshot.statuses):
         return "degraded"
     return "ok"
 
 
 def report(
-    catalog: Catalog, snapshot: Snapshot, *, age_seconds: float, uptime_seconds: float, interval: float
+    catalog: Catalog,
+    snapshot: Snapshot,
+    *,
+    age_seconds: float,
+    uptime_seconds: float,
+    interval: float,
+    too_old: bool = False,
 ) -> dict[str, Any]:
     """The body of `/health`.
 
     Args:
         age_seconds: how long ago the snapshot was made, by which the ages in it have grown.
+        too_old: nobody has replaced the snapshot for so long that its values are not served any more.
     """
     chosen = choose(catalog, snapshot)
     served: dict[str, list[str]] = {}
     for metric, choice in chosen.items():
         served.setdefault(choice.source, []).append(metric)
     return {
-        "status": overall(snapshot),
+        "status": "down" if too_old else overall(snapshot),
+        "snapshot_age_seconds": round(age_seconds, 1),
         "version": __version__,
         "uptime_seconds": round(uptime_seconds, 1),
         "refresh_interval_seconds": interval,
@@ -45,6 +53,7 @@ def report(
             for status in snapshot.statuses
         },
         "metrics_without_value": _absent(catalog, snapshot, set(chosen)),
+        "bugs": dict(snapshot.bugs),
         "state": {"survives_restart": snapshot.state_problem is None, "problem": snapshot.state_problem},
     }
 

@@ -170,6 +170,8 @@ class Snapshot:
     """The sources' own counters (queries, bytes billed, requests) by metric name."""
     state_problem: str | None = None
     """Why state does not survive a restart; None when it does."""
+    bugs: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    """Steps of the refresh loop that fail on a bug, and how."""
 
     @property
     def settled(self) -> bool:

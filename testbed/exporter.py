@@ -91,16 +91,16 @@ class RunningExporter:
         """Everything that the process has logged."""
         return self.log.read_text("utf-8", errors="replace")
 
-    def pids(self) -> tuple[int, int, int]:
-        """Process ids of gunicorn's master, of its worker, and of the refresh process."""
+    def pids(self) -> tuple[int, int]:
+        """Process ids of gunicorn's master and of its worker."""
         master = self._server.pid
         assert master is not None
-        worker = _child_of(master)
-        return master, worker, _child_of(worker)
+        (worker,) = children(master)
+        return master, worker
 
     def threads(self) -> int:
-        """Number of threads in the worker and in the refresh process."""
-        return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in self.pids()[1:])
+        """Number of threads in the worker."""
+        return len(list(Path(f"/proc/{self.pids()[1]}/task").iterdir()))
 
     def terminate(self, number: signal.Signals = signal.SIGTERM, within: float = 10.0) -> float:
         """Send the master a signal and wait for its end; gives the seconds that took."""
@@ -110,10 +110,3 @@ class RunningExporter:
         process.send_signal(number)
         process.wait(within)
         return time.monotonic() - began
-
-
-def _child_of(process: int) -> int:
-    """The one child of a process."""
-    found = children(process)
-    assert len(found) == 1, found
-    return found[0]

@@ -2,12 +2,14 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter.exposition import Body
+
 
 class Exposed:
     """The samples of a text exposition."""
 
-    def __init__(self, text: str | bytes) -> None:
-        text = text.decode() if isinstance(text, bytes) else text
+    def __init__(self, text: str | bytes | Body) -> None:
+        text = text if isinstance(text, str) else bytes(text).decode()
         self.samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
     def value(self, name: str, **labels: str) -> float | None:

@@ -124,8 +124,8 @@ def turn(refresher: Refresher) -> State:
     """One refresh of everything that is due: ask, wait for the answers, publish."""
     refresher.step()
     for _ in range(100):
-        if not any(tracked.started is not None and not tracked.late for tracked in refresher._tracked):
+        if not refresher.calling:
             break
-        refresher._take(5.0)
+        refresher.wait(5.0)
         refresher.step()
     return refresher.state

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 
 import pytest
-from flask.testing import FlaskClient
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.app import create_app
+from exporter.app import App
 from exporter.catalog import Catalog, load_catalog
 from exporter.errors import SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.refresh import Refresher
 from exporter.settings import Secret
 from exporter.snapshot import Gap
+from testbed.asgi_client import AsgiClient
 from testbed.scripted import Clock, ScriptedSource, failing, reading, turn
 
 PROMETHEUS_ACCEPT = (
@@ -63,11 +63,11 @@ def refresher(catalog: Catalog, clock: Clock, source: ScriptedSource) -> Iterato
 
 
 @pytest.fixture
-def client(refresher: Refresher, catalog: Catalog) -> FlaskClient:
-    return create_app(refresher, catalog).test_client()
+def client(refresher: Refresher, catalog: Catalog) -> AsgiClient:
+    return AsgiClient(App(refresher, catalog))
 
 
-def test_metrics_are_text_where_nothing_is_asked_for(client: FlaskClient, refresher: Refresher):
+def test_metrics_are_text_where_nothing_is_asked_for(client: AsgiClient, refresher: Refresher):
     refresher.run_once()
     for headers in ({}, {"Accept": "*/*"}, {"Accept": "text/plain"}, {"Accept": "text/html"}):
         answer = client.get("/metrics", headers=headers)
@@ -79,7 +79,7 @@ def test_metrics_are_text_where_nothing_is_asked_for(client: FlaskClient, refres
 
 
 @pytest.mark.parametrize("accept", [PROMETHEUS_ACCEPT, PROMETHEUS_3_ACCEPT, "application/openmetrics-text"])
-def test_metrics_are_openmetrics_where_it_is_preferred(client: FlaskClient, refresher: Refresher, accept: str):
+def test_metrics_are_openmetrics_where_it_is_preferred(client: AsgiClient, refresher: Refresher, accept: str):
     refresher.run_once()
     answer = client.get("/metrics", headers={"Accept": accept})
     assert answer.content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -91,7 +91,7 @@ def test_metrics_are_openmetrics_where_it_is_preferred(client: FlaskClient, refr
 @pytest.mark.parametrize(
     "accept", ["text/plain;q=1,application/openmetrics-text;q=0.5", "application/openmetrics-text;q=0", "nonsense;;;"]
 )
-def test_metrics_are_text_where_openmetrics_is_not_preferred(client: FlaskClient, accept: str):
+def test_metrics_are_text_where_openmetrics_is_not_preferred(client: AsgiClient, accept: str):
     assert client.get("/metrics", headers={"Accept": accept}).content_type.startswith("text/plain")
 
 
@@ -106,12 +106,12 @@ def test_metrics_are_compressed_where_that_is_accepted(client, refresher, encodi
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip;q=0", "deflate"])
-def test_metrics_are_plain_where_gzip_is_not_accepted(client: FlaskClient, encoding: str):
+def test_metrics_are_plain_where_gzip_is_not_accepted(client: AsgiClient, encoding: str):
     assert "Content-Encoding" not in client.get("/metrics", headers={"Accept-Encoding": encoding}).headers
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/health", "/-/healthy", "/-/ready", "/"])
-def test_head_is_get_without_a_body(client: FlaskClient, refresher: Refresher, path: str):
+def test_head_is_get_without_a_body(client: AsgiClient, refresher: Refresher, path: str):
     refresher.run_once()
     head, get = client.head(path), client.get(path)
     assert (head.status_code, head.content_type) == (get.status_code, get.content_type)
@@ -119,7 +119,7 @@ def test_head_is_get_without_a_body(client: FlaskClient, refresher: Refresher, p
 
 
 @pytest.mark.parametrize("headers", [{}, {"Accept": PROMETHEUS_3_ACCEPT, "Accept-Encoding": "gzip"}])
-def test_the_length_of_a_scrape_is_announced_to_head_too(client: FlaskClient, refresher: Refresher, headers):
+def test_the_length_of_a_scrape_is_announced_to_head_too(client: AsgiClient, refresher: Refresher, headers):
     """Without it gunicorn would send the body in chunks."""
     refresher.run_once()
     head, get = client.head("/metrics", headers=headers), client.get("/metrics", headers=headers)
@@ -127,14 +127,14 @@ def test_the_length_of_a_scrape_is_announced_to_head_too(client: FlaskClient, re
     assert dict(head.headers) == dict(get.headers)
 
 
-def test_every_scrape_serves_the_state_of_its_moment(client: FlaskClient, refresher: Refresher, clock: Clock):
+def test_every_scrape_serves_the_state_of_its_moment(client: AsgiClient, refresher: Refresher, clock: Clock):
     """What is remembered for two headers is which body they mean, not the body."""
     before = client.get("/metrics").text
     turn(refresher)
     assert client.get("/metrics").text != before
 
 
-def test_a_scrape_asks_no_source(client: FlaskClient, refresher: Refresher, source: ScriptedSource):
+def test_a_scrape_asks_no_source(client: AsgiClient, refresher: Refresher, source: ScriptedSource):
     refresher.run_once()
     source.hang()
     for path in ("/metrics", "/health", "/-/healthy", "/-/ready", "/"):
@@ -143,7 +143,7 @@ def test_a_scrape_asks_no_source(client: FlaskClient, refresher: Refresher, sour
     source.release()
 
 
-def test_unknown_paths_and_methods_are_refused_in_a_line(client: FlaskClient):
+def test_unknown_paths_and_methods_are_refused_in_a_line(client: AsgiClient):
     answer = client.get("/nothing")
     assert (answer.status_code, answer.text, answer.mimetype) == (404, "404 Not Found\n", "text/plain")
     answer = client.post("/metrics")
@@ -151,7 +151,7 @@ def test_unknown_paths_and_methods_are_refused_in_a_line(client: FlaskClient):
     assert {"GET", "HEAD"} <= set(answer.headers["Allow"].split(", "))
 
 
-def test_health_before_the_first_refresh(client: FlaskClient):
+def test_health_before_the_first_refresh(client: AsgiClient):
     answer = client.get("/health")
     assert answer.status_code == 503
     assert answer.json["status"] == "starting"
@@ -159,7 +159,7 @@ def test_health_before_the_first_refresh(client: FlaskClient):
     assert client.get("/metrics").status_code == 200
 
 
-def test_health_when_all_is_well(client: FlaskClient, refresher: Refresher, clock: Clock):
+def test_health_when_all_is_well(client: AsgiClient, refresher: Refresher, clock: Clock):
     refresher.run_once()
     clock.advance(5)
     answer = client.get("/health")
@@ -185,7 +185,7 @@ def test_health_while_a_reading_is_held_and_when_nothing_is_left(client, refresh
     source.answer = failing(SourceUnavailable("the network is down"))
     clock.advance(60)
     refresher.step()
-    refresher._take(5)
+    refresher.wait(5)
     refresher.step()
     answer = client.get("/health")
     assert (answer.status_code, answer.json["status"]) == (200, "degraded")
@@ -194,14 +194,14 @@ def test_health_while_a_reading_is_held_and_when_nothing_is_left(client, refresh
     assert answer.json["sources"]["audit"]["held"] is True
     clock.advance(3600)
     refresher.step()
-    refresher._take(5)
+    refresher.wait(5)
     refresher.step()
     answer = client.get("/health")
     assert (answer.status_code, answer.json["status"]) == (503, "down")
     assert client.get("/metrics").status_code == 200
 
 
-def test_healthy_follows_the_loop_not_the_sources(client: FlaskClient, refresher: Refresher, source, clock: Clock):
+def test_healthy_follows_the_loop_not_the_sources(client: AsgiClient, refresher: Refresher, source, clock: Clock):
     assert client.get("/-/healthy").status_code == 503
     source.answer = failing(SourceUnavailable("gone"))
     refresher.start()
@@ -211,7 +211,7 @@ def test_healthy_follows_the_loop_not_the_sources(client: FlaskClient, refresher
     assert client.get("/-/healthy").status_code == 503
 
 
-def test_the_landing_page_links_and_shows_each_source(client: FlaskClient, refresher: Refresher, source, clock):
+def test_the_landing_page_links_and_shows_each_source(client: AsgiClient, refresher: Refresher, source, clock):
     class Links(HTMLParser):
         def __init__(self):
             super().__init__()
@@ -231,7 +231,7 @@ def test_the_landing_page_links_and_shows_each_source(client: FlaskClient, refre
     assert "no &lt;b&gt;route&lt;/b&gt;" in page
 
 
-def test_health_is_one_json_document_with_a_final_newline(client: FlaskClient, refresher: Refresher):
+def test_health_is_one_json_document_with_a_final_newline(client: AsgiClient, refresher: Refresher):
     refresher.run_once()
     text = client.get("/health").text
     assert text.endswith("}\n")
@@ -248,12 +248,12 @@ def bearer(token: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def asking(refresher: Refresher, catalog: Catalog) -> FlaskClient:
-    return create_app(refresher, catalog, Secret(TOKEN)).test_client()
+def asking(refresher: Refresher, catalog: Catalog) -> AsgiClient:
+    return AsgiClient(App(refresher, catalog, Secret(TOKEN)))
 
 
 @pytest.mark.parametrize("method", ["get", "post", "put"])
-def test_without_a_token_there_is_no_such_path(client: FlaskClient, method: str):
+def test_without_a_token_there_is_no_such_path(client: AsgiClient, method: str):
     assert getattr(client, method)("/-/refresh", headers=bearer("")).status_code == 404
 
 
@@ -270,12 +270,12 @@ def test_with_the_token_the_sources_are_asked_and_the_answer_does_not_wait(askin
     source.release()
 
 
-def test_a_source_that_has_to_be_left_alone_is_named(asking, refresher, source):
+def test_a_source_that_backs_off_is_named(asking, refresher, source):
     source.answer = failing(SourceUnavailable("slow down", reason="quota", retry_after=89.5))
     refresher.run_once()
     answer = asking.post("/-/refresh", headers=bearer(TOKEN))
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "90")
-    assert answer.json["left_alone_seconds"] == {"audit": 89.5}
+    assert answer.json["backing_off_seconds"] == {"audit": 89.5}
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_without_the_right_token_nothing_happens(asking, refresher, source, head
     assert asking.post("/-/refresh", headers=bearer(TOKEN)).status_code == 202, "no limit was used up"
 
 
-def test_only_a_post_refreshes(asking: FlaskClient):
+def test_only_a_post_refreshes(asking: AsgiClient):
     for method in ("get", "put", "delete"):
         answer = getattr(asking, method)("/-/refresh", headers=bearer(TOKEN))
         assert answer.status_code == 405
@@ -301,12 +301,12 @@ def test_only_a_post_refreshes(asking: FlaskClient):
 
 
 @pytest.mark.parametrize(("query", "code"), [("?force=true", 202), ("?force=False", 202), ("?force=yes", 400)])
-def test_force_is_true_or_false(asking: FlaskClient, refresher: Refresher, query: str, code: int):
+def test_force_is_true_or_false(asking: AsgiClient, refresher: Refresher, query: str, code: int):
     refresher.run_once()
     assert asking.post(f"/-/refresh{query}", headers=bearer(TOKEN)).status_code == code
 
 
-def test_the_token_is_on_no_page(asking: FlaskClient, refresher: Refresher):
+def test_the_token_is_on_no_page(asking: AsgiClient, refresher: Refresher):
     refresher.run_once()
     for path in ("/", "/health", "/metrics", "/-/refresh"):
         assert "planted" not in asking.get(path).text

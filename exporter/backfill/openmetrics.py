@@ -13,7 +13,7 @@ from prometheus_client.utils import floatToGoString
 from exporter.backfill.grid import Grid
 from exporter.backfill.spool import Spool, Window
 from exporter.catalog import Catalog
-from exporter.metrics import OWN_FAMILIES
+from exporter.families import OWN_FAMILIES
 from exporter.snapshot import Labels
 
 LAST_RECORD = "mlops_exporter_audit_last_record_timestamp_seconds"

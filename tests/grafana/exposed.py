@@ -4,7 +4,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from exporter.catalog import load_catalog
-from exporter.metrics import OWN_FAMILIES
+from exporter.families import OWN_FAMILIES
 from regmodel.http_metrics import HttpMetrics
 
 TARGET = {"job", "instance"}

@@ -8,7 +8,8 @@ import pytest
 
 from exporter.catalog import Catalog, parse_catalog
 from exporter.errors import BadData
-from exporter.metrics import families, render
+from exporter.exposition import render
+from exporter.families import families
 from exporter.snapshot import Reading, Snapshot
 from exporter.sources.duckdb import DuckDBAudit
 from exporter.sources.duckdb_init import init_duckdb
