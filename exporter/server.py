@@ -31,8 +31,8 @@ from exporter.sources.audit import SOURCE_NAME
 log = logging.getLogger(__name__)
 
 ONE_WORKER: Final = (
-    "The exporter runs with exactly one worker, not {count}: each would query, and bill, on its own. Raise "
-    "EXPORTER_THREADS instead (and unset WEB_CONCURRENCY)."
+    "The exporter runs with exactly one worker, not {count}: each would query, and bill, on its own. Unset "
+    "WEB_CONCURRENCY."
 )
 KEEP_ALIVE_SECONDS: Final = 65
 """Longer than the usual scrape intervals, so that Prometheus keeps its connection."""
@@ -119,7 +119,7 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "bind": [f"{host}:{settings.port}"],
         "workers": 1,
         "worker_class": "gthread",
-        "threads": settings.threads,
+        "threads": 8,
         "preload_app": False,
         "keepalive": KEEP_ALIVE_SECONDS,
         "graceful_timeout": GRACE_SECONDS,
