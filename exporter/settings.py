@@ -202,7 +202,7 @@ class Settings:
         "AIRFLOW_TOKEN",
         values.bearer_token(),
         "",
-        "A bearer token instead of user and password. It is not renewed.",
+        "A bearer token. It wins over user and password where all are set, and is not renewed.",
         secret=True,
     )
     airflow_api: str = setting(
@@ -242,7 +242,7 @@ class Settings:
         "AIRFLOW_VERIFY_TLS",
         values.flag,
         "true",
-        "`false` accepts any certificate: only for a try. Better is AIRFLOW_CA_FILE.",
+        "`false` accepts any certificate: for trials only. AIRFLOW_CA_FILE is better.",
     )
     airflow_ca_file: Path | None = setting(
         "AIRFLOW_CA_FILE",
@@ -271,9 +271,10 @@ class Settings:
                 problems.append(f"{variable.name}: expected {error}{shown}")
         for at_least, other in _ORDERED:
             _put_in_order(at_least, other, env, found, problems)
-        for here, other in (("username", "password"), ("password", "username")):
-            if found.get(f"airflow_{here}") and found.get(f"airflow_{other}", "") is None:
-                problems.append(f"AIRFLOW_{other.upper()}: expected a value, because AIRFLOW_{here.upper()} is set")
+        if found.get("airflow_token") is None:
+            for here, other in (("username", "password"), ("password", "username")):
+                if found.get(f"airflow_{here}") and found.get(f"airflow_{other}", "") is None:
+                    problems.append(f"AIRFLOW_{other.upper()}: expected a value, because AIRFLOW_{here.upper()} is set")
         if problems:
             raise ConfigError(problems)
         settings = cls(**found)
@@ -353,10 +354,8 @@ def _doubtful(settings: Settings) -> list[str]:
     warnings = []
     if settings.google_project and settings.audit_url:
         warnings.append("GOOGLE_CLOUD_PROJECT and AUDIT_URL are both set: AUDIT_URL wins, BigQuery is not read")
-    if settings.airflow_token and settings.airflow_username:
-        warnings.append("AIRFLOW_TOKEN and AIRFLOW_USERNAME are both set: the token is used, the password is not")
     if not settings.airflow_verify_tls:
-        warnings.append("AIRFLOW_VERIFY_TLS is false: whoever stands between can read Airflow's password")
+        warnings.append("AIRFLOW_VERIFY_TLS is false: anyone on the network between can read Airflow's password")
     return warnings
 
 

@@ -258,8 +258,19 @@ def test_airflows_user_and_password_go_together():
     assert problems({"AIRFLOW_PASSWORD": "planted"}) == (
         "AIRFLOW_USERNAME: expected a value, because AIRFLOW_PASSWORD is set",
     )
-    assert "the token is used" in "".join(Settings.from_env({**both, "AIRFLOW_TOKEN": "t"}).warnings)
-    assert "AIRFLOW_VERIFY_TLS" in Settings.from_env({"AIRFLOW_VERIFY_TLS": "false"}).warnings[0]
+
+
+@pytest.mark.parametrize("given", [("USERNAME", "PASSWORD"), ("USERNAME",), ("PASSWORD",)], ids="-".join)
+def test_airflows_token_wins_over_user_and_password_without_a_word(given: tuple[str, ...]):
+    """Compose always sets a user and a password."""
+    settings = Settings.from_env({f"AIRFLOW_{name}": "x" for name in given} | {"AIRFLOW_TOKEN": "a.b.c"})
+    assert settings.airflow_token == Secret("a.b.c")
+    assert settings.warnings == ()
+
+
+def test_airflow_without_a_checked_certificate_is_a_warning():
+    (warning,) = Settings.from_env({"AIRFLOW_VERIFY_TLS": "false"}).warnings
+    assert warning.startswith("AIRFLOW_VERIFY_TLS is false: ")
 
 
 @pytest.mark.parametrize(
