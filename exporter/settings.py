@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from exporter import setting_values as values
 from exporter.errors import ConfigError
+from exporter.regular_file import read_regular_file
 from exporter.setting_values import AuditLocation, Secret
 
 __all__ = ["DEFAULT_AUDIT_FILE", "MIN_BYTES_BILLED", "VARIABLES", "AuditLocation", "Secret", "Settings", "secrets_of"]
@@ -362,6 +363,7 @@ def _doubtful(settings: Settings) -> list[str]:
 # -- what must never be shown ------------------------------------------------------------------------------------------
 
 _SECRET_PARTS: Final = ("private_key", "private_key_id", "client_secret", "refresh_token")
+MAX_KEY_FILE_BYTES: Final = 1_000_000
 _KEY_MARK: Final = re.compile(r"-----(BEGIN|END) [A-Z ]+-----\s*")
 
 
@@ -375,7 +377,7 @@ def secrets_of(env: Mapping[str, str]) -> tuple[str, ...]:
     key_file = env.get("GOOGLE_APPLICATION_CREDENTIALS", "").strip()
     if key_file:
         try:
-            content = json.loads(Path(key_file).read_text("utf-8"))
+            content = json.loads(read_regular_file(Path(key_file), MAX_KEY_FILE_BYTES))
         except (OSError, ValueError, RecursionError):
             content = None
         # A key file that impersonates a service account holds another one's content.

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import os
 import pickle
 import unicodedata
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from exporter.errors import ConfigError
 from exporter.setting_values import SHOWN_CHARACTERS, audit_location
-from exporter.settings import VARIABLES, AuditLocation, Secret, Settings, secrets_of
+from exporter.settings import MAX_KEY_FILE_BYTES, VARIABLES, AuditLocation, Secret, Settings, secrets_of
 
 DEFAULTS = {
     "EXPORTER_HOST": "0.0.0.0",
@@ -608,10 +609,13 @@ def test_a_broken_key_file_gives_no_secret_and_no_error(tmp_path: Path, content:
     assert secrets_of(key_file(tmp_path, content)) == ()
 
 
-def test_a_key_file_that_is_missing_a_folder_or_not_text_gives_no_secret_and_no_error(tmp_path: Path):
+def test_a_key_file_that_is_missing_or_no_file_or_not_text_gives_no_secret_and_no_error(tmp_path: Path):
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe\x00")
-    for path in (tmp_path / "none.json", tmp_path, binary):
+    huge = tmp_path / "huge"
+    huge.write_text(json.dumps({"private_key": "p" * MAX_KEY_FILE_BYTES}), "utf-8")
+    os.mkfifo(tmp_path / "pipe")  # without a writer: who opens it to read waits for ever
+    for path in (tmp_path / "none.json", tmp_path, binary, huge, tmp_path / "pipe", Path("/dev/zero"), "a\0b"):
         assert secrets_of({"GOOGLE_APPLICATION_CREDENTIALS": str(path)}) == ()
     assert secrets_of({}) == ()
 
