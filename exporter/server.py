@@ -18,7 +18,8 @@ from gunicorn.glogging import Logger
 
 from exporter import __version__
 from exporter.app import create_app
-from exporter.catalog import Catalog, load_catalog
+from exporter.catalog import Catalog
+from exporter.catalog_parser import load_catalog
 from exporter.errors import ConfigError
 from exporter.ledger import Ledger
 from exporter.logs import configure_logging

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-SHOWN_CHARACTERS: Final = 200
-"""How much of a bad value a message quotes: enough to recognise it."""
+from exporter.showable import is_showable, quoted
+
 FILE_SUFFIXES: Final = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 DATABASE_SUFFIXES: Final = (".duckdb", ".db")
 
-_UNSENDABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Control characters, line breaks and half surrogate pairs: what no header, URL, log line or page can hold."""
 _USERINFO = re.compile(r"//.*@", re.DOTALL)
 """The part of a URL that may hold a password."""
 _PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
@@ -49,19 +47,18 @@ class Secret:
         return hash(self._value)
 
 
-def quoted(text: str) -> str:
-    """A bad value as a message shows it: in quotes, escaped, cut at SHOWN_CHARACTERS, without a URL's password."""
-    shown = repr(_USERINFO.sub("//…@", text))
-    return shown if len(shown) <= SHOWN_CHARACTERS else shown[: SHOWN_CHARACTERS - 1] + "…"
+def shown(text: str) -> str:
+    """A bad value as a message quotes it, without the part of a URL that may hold a password."""
+    return quoted(_USERINFO.sub("//…@", text))
 
 
-def require_sendable(text: str) -> None:
+def require_showable(text: str) -> None:
     """Refuse what could not be sent, logged or shown later.
 
     Raises:
         ValueError: the text holds a control character, a line break or half a surrogate pair.
     """
-    if _UNSENDABLE.search(text):
+    if not is_showable(text):
         raise ValueError("text without control characters, in UTF-8")
 
 

@@ -265,11 +265,11 @@ class Settings:
         for field, variable in _BY_FIELD.items():
             text = env.get(variable.name, "").strip()
             try:
-                values.require_sendable(text)
+                values.require_showable(text)
                 found[field] = variable.parse(text or variable.default)
             except ValueError as error:
-                shown = "" if variable.secret else f", not {values.quoted(text)}"
-                problems.append(f"{variable.name}: expected {error}{shown}")
+                but = "" if variable.secret else f", not {values.shown(text)}"
+                problems.append(f"{variable.name}: expected {error}{but}")
         for at_least, other in _ORDERED:
             _put_in_order(at_least, other, env, found, problems)
         if found.get("airflow_token") is None:

@@ -9,7 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from exporter.catalog import AirflowFigure, CountRows, MetricSpec, NewestColumn, Origin, XCom, load_catalog  # noqa: E402
+from exporter.catalog import AirflowFigure, CountRows, MetricSpec, NewestColumn, Origin, XCom  # noqa: E402
+from exporter.catalog_parser import load_catalog  # noqa: E402
 from exporter.metrics import OWN_FAMILIES  # noqa: E402
 from exporter.settings import VARIABLES  # noqa: E402
 

@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from exporter import __version__
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from exporter.settings import VARIABLES
 from exporter.sources.audit_schema import STANDARD
 from testbed.exposed import Exposed

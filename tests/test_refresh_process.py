@@ -15,7 +15,8 @@ from flask.testing import FlaskClient
 
 from exporter import refresh_process
 from exporter.app import create_app
-from exporter.catalog import Catalog, load_catalog
+from exporter.catalog import Catalog
+from exporter.catalog_parser import load_catalog
 from exporter.errors import ConfigError, RefreshProcessError, SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.logs import configure_logging

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import ConfigError
-from exporter.setting_values import SHOWN_CHARACTERS, audit_location
+from exporter.setting_values import audit_location
 from exporter.settings import MAX_KEY_FILE_BYTES, VARIABLES, AuditLocation, Secret, Settings, secrets_of
+from exporter.showable import QUOTED_CHARACTERS
 
 DEFAULTS = {
     "EXPORTER_HOST": "0.0.0.0",
@@ -409,7 +410,7 @@ def test_any_text_gives_settings_or_problems_that_can_be_shown(env: dict[str, st
         for problem in error.problems:
             assert problem.encode()
             assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in problem)
-            assert len(problem) < SHOWN_CHARACTERS + 250
+            assert len(problem) < QUOTED_CHARACTERS + 250
     else:
         assert repr(found).encode()
 
@@ -424,7 +425,7 @@ def test_no_setting_takes_text_that_nothing_could_send_or_show(name: str, text: 
 
 def test_a_long_bad_value_is_cut():
     (problem,) = problems({"EXPORTER_PORT": "9" * 5000})
-    assert problem == "EXPORTER_PORT: expected a port from 1 to 65535, not '" + "9" * (SHOWN_CHARACTERS - 2) + "…"
+    assert problem == "EXPORTER_PORT: expected a port from 1 to 65535, not '" + "9" * (QUOTED_CHARACTERS - 2) + "…"
 
 
 # -- which audit log ---------------------------------------------------------------------------------------------------
