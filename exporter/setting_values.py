@@ -5,6 +5,7 @@ as a phrase that continues "expected …"; the caller adds the variable's name a
 """
 
 import ipaddress
+import os.path
 import re
 import urllib.parse
 from collections.abc import Callable
@@ -245,8 +246,9 @@ class AuditLocation:
 
     @property
     def is_glob(self) -> bool:
-        """Whether the path is a pattern for several files."""
-        return self.kind != "duckdb" and any(mark in self.path for mark in "*?[")
+        """Whether the path is a pattern for several files. A file that is called just so, `*.csv`, is that file."""
+        is_pattern = self.kind != "duckdb" and any(mark in self.path for mark in "*?[")
+        return is_pattern and not os.path.lexists(self.path)
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.path}"

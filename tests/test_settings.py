@@ -489,6 +489,15 @@ def test_only_a_path_of_files_is_a_pattern(text: str, is_glob: bool):
     assert location.is_glob is is_glob
 
 
+def test_a_file_that_is_called_like_a_pattern_is_that_file(tmp_path: Path):
+    (tmp_path / "a.csv").touch()
+    location = audit_location(f"{tmp_path}/*.csv")
+    assert location is not None
+    assert location.is_glob
+    (tmp_path / "*.csv").touch()
+    assert not location.is_glob
+
+
 def test_without_a_project_the_audit_log_is_the_embedded_default():
     settings = Settings.from_env({})
     assert not settings.uses_bigquery
