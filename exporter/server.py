@@ -8,6 +8,7 @@ second worker would query, and bill, on its own, so more than one is refused.
 import gc
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -35,6 +36,7 @@ ONE_WORKER: Final = (
     "The exporter runs with exactly one worker, not {count}: each would query, and bill, on its own. Unset "
     "WEB_CONCURRENCY."
 )
+FOREIGN_HOST: Final = "EXPORTER_HOST: cannot listen on {host}: {why}. Set a name or an address of this machine, or 0.0.0.0 for all of them"
 KEEP_ALIVE_SECONDS: Final = 65
 """Longer than the usual scrape intervals, so that Prometheus keeps its connection."""
 GRACE_SECONDS: Final = 1
@@ -87,11 +89,22 @@ def refuse_more_workers(count: int) -> None:
         raise ConfigError([ONE_WORKER.format(count=count)])
 
 
+def refuse_foreign_host(host: str) -> None:
+    """Raise ConfigError unless the server can listen on this name or address: gunicorn would try for five seconds."""
+    bare = host.strip("[]")
+    with socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET) as probe:
+        try:
+            probe.bind((bare, 0))
+        except OSError as error:
+            raise ConfigError([FOREIGN_HOST.format(host=host, why=error.strerror)]) from error
+
+
 def before_start(server: Any) -> None:
     """gunicorn's `on_starting`: refuse more than one worker, and settings that no worker could start with."""
     try:
         refuse_more_workers(server.cfg.workers)
         settings = Settings.from_env(os.environ)
+        refuse_foreign_host(settings.host)
         load_catalog(settings.catalog_path)
     except ConfigError as error:
         for problem in error.problems:
