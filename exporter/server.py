@@ -36,7 +36,7 @@ ONE_WORKER: Final = (
     "The exporter runs with exactly one worker, not {count}: each would query, and bill, on its own. Unset "
     "WEB_CONCURRENCY."
 )
-FOREIGN_HOST: Final = "EXPORTER_HOST: cannot listen on {host}: {why}. Set a name or an address of this machine, or 0.0.0.0 for all of them"
+FOREIGN_HOST: Final = "EXPORTER_HOST: cannot listen on {host}: {why}. Set a name or an address of this machine"
 KEEP_ALIVE_SECONDS: Final = 65
 """Longer than the usual scrape intervals, so that Prometheus keeps its connection."""
 GRACE_SECONDS: Final = 1
