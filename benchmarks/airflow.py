@@ -19,7 +19,8 @@ from typing import Any, Final
 import requests
 
 from benchmarks.report import Section, Table, Target, number, paragraphs
-from exporter.catalog import XCom, load_catalog
+from exporter.catalog import XCom
+from exporter.catalog_parser import load_catalog
 from exporter.ledger import Ledger
 from exporter.snapshot import Reading
 from exporter.sources.airflow import AirflowSource

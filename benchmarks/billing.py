@@ -23,7 +23,7 @@ from google.auth.transport.requests import AuthorizedSession
 from google.cloud import bigquery
 
 from benchmarks.report import Section, Table, Target, number, paragraphs
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from exporter.settings import MIN_BYTES_BILLED, Settings
 from exporter.snapshot import Reading
 from exporter.sources.bigquery import BigQueryAudit

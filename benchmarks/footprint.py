@@ -45,7 +45,7 @@ BIGQUERY_IMPORTS: Final = (*SERVING_IMPORTS, "google.cloud.bigquery", "sqlite3")
 """The same where the audit log is in BigQuery."""
 _PROBE: Final = """\
 import json, os, resource, sys
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from exporter.server import build_refresher
 from exporter.settings import Settings
 settings = Settings.from_env(os.environ)

@@ -23,7 +23,7 @@ import duckdb
 import yaml
 
 from benchmarks.report import ROOT, Section, Spread, Table, Target, number, paragraphs
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from exporter.errors import ConfigError
 from testbed import install
 

@@ -11,7 +11,7 @@ import sys
 import time
 
 from benchmarks.processes import peak_rss_bytes
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from exporter.server import build_refresher
 from exporter.settings import Settings
 

@@ -2,11 +2,11 @@
 
 Four servers give the same number of series, one after the other in every round: the exporter (idle, and again while it
 refreshes without a pause, every value new each time), gunicorn's gthread worker with eight threads returning the
-exporter's bytes from memory, a plain Flask view that calls `generate_latest` on global gauges, and query-exporter over a
-SQLite table with as many values. Requests per second are taken on four kept-alive connections (of the exporter and of
+exporter's bytes from memory, a plain Flask view that calls `generate_latest` on global gauges, and query-exporter over
+a SQLite table with as many values. Requests per second are taken on four kept-alive connections (of the exporter and of
 the static bytes twice a round, in the order A B B A), latencies on one, which is what a Prometheus has, all by wrk with
-Prometheus's own headers. Flask's view and query-exporter compress nothing, whatever is asked for; being far slower, they
-are measured in every third round.
+Prometheus's own headers. Flask's view and query-exporter compress nothing, whatever is asked for; being far slower,
+they are measured in every third round.
 """
 
 import contextlib

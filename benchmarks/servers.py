@@ -21,7 +21,8 @@ from gunicorn.app.base import BaseApplication
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from exporter.app import App
-from exporter.catalog import Catalog, load_catalog
+from exporter.catalog import Catalog
+from exporter.catalog_parser import load_catalog
 from exporter.ledger import Ledger
 from exporter.refresh import Refresher
 from exporter.server import gunicorn_options

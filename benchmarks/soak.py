@@ -19,7 +19,8 @@ from typing import Final
 
 from benchmarks.processes import rss_bytes
 from benchmarks.report import Section, Spread, Table, Target, paragraphs
-from exporter.catalog import Catalog, load_catalog
+from exporter.catalog import Catalog
+from exporter.catalog_parser import load_catalog
 from exporter.ledger import Ledger
 from exporter.refresh import Refresher
 from exporter.settings import Settings

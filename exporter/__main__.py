@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporter import __version__
-from exporter.catalog import Catalog, load_catalog
+from exporter.catalog import Catalog
+from exporter.catalog_parser import load_catalog
 from exporter.errors import ConfigError, OutputError, SourceError
 from exporter.logs import configure_logging
 from exporter.settings import VARIABLES, Settings, secrets_of

@@ -16,6 +16,8 @@ Drivers' exceptions are turned into these at each source's boundary and nowhere 
 from collections.abc import Iterable
 from typing import Final
 
+from exporter.showable import cut, escaped
+
 FAILURE_REASONS: Final = (
     "unavailable",
     "timeout",
@@ -32,15 +34,22 @@ BACKING_OFF: Final = frozenset({"auth", "permission", "quota"})
 """Reasons for which asking again at every interval does harm: it locks accounts or eats quota."""
 
 
+PROBLEM_CHARACTERS: Final = 600
+"""The longest sentence of a ConfigError: what it quotes may come from a file of any content."""
+
+
 class ExporterError(Exception):
     """Base of all errors raised on purpose in this package."""
 
 
 class ConfigError(ExporterError):
-    """Settings or catalogue cannot be used. `problems` holds one plain sentence for each thing that is wrong."""
+    """Settings or catalogue cannot be used.
+
+    `problems` holds one plain sentence for each thing that is wrong, escaped and cut at PROBLEM_CHARACTERS.
+    """
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems: tuple[str, ...] = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(cut(escaped(problem), PROBLEM_CHARACTERS) for problem in problems)
         super().__init__("\n".join(self.problems))
 
 

@@ -1,4 +1,7 @@
-"""Logging, configured once: text for people or one JSON object a line, to standard error, with secrets blotted out."""
+"""Logging, configured once: text for people or one JSON object a line, to standard error.
+
+Secrets are blotted out, and a message from outside is one line whatever it holds.
+"""
 
 import json
 import logging
@@ -7,13 +10,15 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
+from exporter.showable import escaped, is_showable
+
 BLOT: Final = "[secret]"
 _QUIET: Final = ("urllib3", "google", "sqlglot", "werkzeug")
 """Libraries that stay at WARNING even at level DEBUG: below it they log requests and answers, tokens among them."""
 
 
 class _Formatter(logging.Formatter):
-    """Formats a record and replaces every known secret, wherever in the record it came from."""
+    """Formats a record and replaces every known secret, wherever in the record it comes from."""
 
     def __init__(self, secrets: Iterable[str], as_json: bool) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
@@ -33,7 +38,12 @@ class _Formatter(logging.Formatter):
         }
         if record.exc_info:
             content["traceback"] = self._blotted(self.formatException(record.exc_info))
-        return json.dumps(content, ensure_ascii=False)
+        line = json.dumps(content, ensure_ascii=False)
+        return line if is_showable(line) else json.dumps(content)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
+        """The record's one line: text from outside in it begins no line of its own, and moves no cursor."""
+        return escaped(self._blotted(super().formatMessage(record)))
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 -- logging's name
         """The record's time in UTC."""
@@ -49,7 +59,7 @@ def configure_logging(level: str, log_format: str, secrets: Iterable[str] = ()) 
     """Send all loggers to standard error.
 
     Args:
-        level: name of the least level that is logged.
+        level: name of the lowest level that is logged.
         log_format: `text` or `json`.
         secrets: strings that never appear in the output.
     """

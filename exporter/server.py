@@ -19,7 +19,8 @@ from gunicorn.glogging import Logger
 
 from exporter import __version__
 from exporter.app import App
-from exporter.catalog import Catalog, load_catalog
+from exporter.catalog import Catalog
+from exporter.catalog_parser import load_catalog
 from exporter.errors import ConfigError
 from exporter.ledger import Ledger
 from exporter.logs import configure_logging
@@ -33,12 +34,13 @@ log = logging.getLogger(__name__)
 
 ONE_WORKER: Final = (
     "The exporter runs with exactly one worker, not {count}: each would query, and bill, on its own. One serves "
-    "thousands of scrapes a second (unset WEB_CONCURRENCY)."
+    "thousands of scrapes a second. Unset WEB_CONCURRENCY."
 )
 NOT_CONFIGURED: Final = (
     "error: gunicorn runs the exporter with its configuration only: gunicorn -c docker/exporter/gunicorn.conf.py "
     '"exporter.server:app()", or python -m exporter serve'
 )
+FOREIGN_HOST: Final = "EXPORTER_HOST: cannot listen on {host}: {why}. Set a name or an address of this machine"
 GRACE_SECONDS: Final = 1
 """How long requests under way may take to end when the process is told to stop."""
 STOP_SECONDS: Final = 0.5
@@ -96,24 +98,27 @@ def refuse_more_workers(count: int) -> None:
         raise ConfigError([ONE_WORKER.format(count=count)])
 
 
+def refuse_foreign_host(host: str) -> None:
+    """Raise ConfigError unless the server can listen on this name or address: gunicorn would try for five seconds."""
+    bare = host.strip("[]")
+    with socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET) as probe:
+        try:
+            probe.bind((bare, 0))
+        except OSError as error:
+            raise ConfigError([FOREIGN_HOST.format(host=host, why=error.strerror)]) from error
+
+
 def before_start(server: Any) -> None:
     """gunicorn's `on_starting`: refuse more than one worker, and settings that no worker could start with."""
     try:
         refuse_more_workers(server.cfg.workers)
         settings = Settings.from_env(os.environ)
+        refuse_foreign_host(settings.host)
         load_catalog(settings.catalog_path)
-        _refuse_unknown_host(settings.host)
     except ConfigError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)  # noqa: T201 -- logging is not set up yet
         raise SystemExit(2) from error
-
-
-def _refuse_unknown_host(host: str) -> None:
-    try:
-        socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise ConfigError([f"EXPORTER_HOST: expected an address of this machine, not {host!r} ({error})"]) from error
 
 
 def when_listening(_server: Any) -> None:
@@ -146,7 +151,7 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "bind": [f"{host}:{settings.port}"],
         "workers": 1,
         "worker_class": BoundedWorker,
-        "worker_connections": getattr(settings, "max_connections", 512),
+        "worker_connections": settings.max_connections,
         "preload_app": False,
         "keepalive": int(IDLE_SECONDS) + 10,  # the worker itself ends idle connections
         "graceful_timeout": GRACE_SECONDS,

@@ -9,18 +9,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from exporter.catalog import AirflowFigure, CountRows, MetricSpec, NewestColumn, Origin, XCom, load_catalog  # noqa: E402
+from exporter.catalog import AirflowFigure, CountRows, MetricSpec, NewestColumn, Origin, XCom  # noqa: E402
+from exporter.catalog_parser import load_catalog  # noqa: E402
 from exporter.families import OWN_FAMILIES  # noqa: E402
 from exporter.settings import VARIABLES  # noqa: E402
 
 METRICS_HEAD = """\
 # Metrics
 
-<!-- Written by `make docs` from exporter/catalog.yaml and exporter.families.py. Edit those. -->
+<!-- Written by `make docs` from exporter/catalog.yaml and exporter/families.py. Edit those. -->
 
 Values are cached: sources are read once per refresh, and a scrape serves what was read. A value that is unknown has no
-sample: never 0, never NaN. Besides the metrics below, `/metrics` has the usual `process_*` and `python_*`: of the
-process that refreshes, in which sources are read and expositions rendered. The one that answers scrapes holds those.
+sample: never 0, never NaN. Besides the metrics below, `/metrics` has the usual `process_*` and `python_*`.
 
 ## The pipeline's
 

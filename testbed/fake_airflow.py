@@ -15,7 +15,8 @@ import urllib.parse
 from dataclasses import dataclass, field
 from typing import Any
 
-from exporter.catalog import Catalog, load_catalog
+from exporter.catalog import Catalog
+from exporter.catalog_parser import load_catalog
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.sources.airflow import AirflowSource

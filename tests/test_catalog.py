@@ -1,6 +1,7 @@
 """The catalogue: what the built-in one holds, what another team's may say, how each mistake is reported."""
 
 import contextlib
+import os
 import re
 import textwrap
 from pathlib import Path
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 
 from exporter.catalog import (
     AIRFLOW_FIGURES,
-    MAX_BYTES,
     METRIC_TYPES,
     RESERVED_PREFIXES,
     AirflowFigure,
@@ -23,10 +23,10 @@ from exporter.catalog import (
     NewestColumn,
     XCom,
     exposed_names,
-    load_catalog,
-    parse_catalog,
 )
-from exporter.errors import ConfigError
+from exporter.catalog_parser import MAX_BYTES, MAX_PROBLEMS, load_catalog, parse_catalog
+from exporter.errors import PROBLEM_CHARACTERS, ConfigError
+from exporter.yaml_nodes import MAX_DEPTH, MAX_ENTRIES
 
 PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
 
@@ -593,6 +593,10 @@ AUDIT = [
         "5: audit.labels: label 'job' is set by Prometheus for the whole target",
     ),
     (["table: a.b", "timestamp: at", "labels: {m: c, m: d}"], "5: audit.labels: key 'm' appears twice"),
+    (
+        ["table: a.b", "timestamp: at", f"labels: {{{', '.join(f'l{number}: c' for number in range(21))}}}"],
+        "5: audit.labels: 21 labels, at most 20 fit",
+    ),
     (["table: a.b", "timestamp: at", "missing: {r2: 0}"], "5: audit.missing: expected a list"),
     (["table: a.b", "timestamp: at", "missing: [r2]"], "5: audit.missing: expected a mapping (key: value)"),
     (["table: a.b", "timestamp: at", "missing: [{}]"], "5: audit.missing: expected at least one column with its value"),
@@ -684,9 +688,9 @@ metrics:
         ),
         ("a: 1\nb: \0\n", "2: not valid YAML: no file may hold U+0000"),
         ('a: "\\UFFFFFFFF"\n', " not valid YAML: an escape or a version number is out of range"),
-        ("[" * 10_000, " nested too deeply for a catalogue"),
-        ("{a: " * 10_000, " nested too deeply for a catalogue"),
-        ("- " * 10_000, " nested too deeply for a catalogue"),
+        ("\n[" * 10_000, f"{MAX_DEPTH + 1}: nested too deeply: more than {MAX_DEPTH} levels"),
+        ("{a: " * 10_000, f"1: nested too deeply: more than {MAX_DEPTH} levels"),
+        ("- " * 10_000, f"1: nested too deeply: more than {MAX_DEPTH} levels"),
     ],
     ids=range(9),
 )
@@ -702,6 +706,27 @@ def test_a_node_that_holds_itself_is_a_mistake_and_no_endless_loop():
 def test_aliases_that_multiply_are_not_expanded():
     bomb = "a: &a [x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{f'*{chr(97 + i)}, ' * 9}]\n" for i in range(20))
     assert len(problems(bomb)) == 24
+
+
+def test_aliases_that_multiply_a_catalogues_metrics_are_refused_by_their_number():
+    origins = ", ".join(f"{{audit: c{number}}}" for number in range(1000))
+    bomb = HEAD + f"- &m {{name: shop_r2, type: gauge, help: h, from: [{origins}]}}\n" + "- *m\n" * 10_000
+    assert problems(bomb) == [f"4: more than {MAX_ENTRIES} entries, where an alias counts each time"]
+
+
+def test_of_very_many_mistakes_the_first_are_shown_and_the_others_counted():
+    found = problems(HEAD + gauge(type="x") * (MAX_PROBLEMS + 5))
+    assert len(found) == MAX_PROBLEMS + 1
+    assert found[0] == "4: shop_r2: type 'x' is not one of gauge, counter, histogram, untyped"
+    assert found[-1] == f" {2 * (MAX_PROBLEMS + 5) - 1 - MAX_PROBLEMS} more problems"
+
+
+@pytest.mark.parametrize("name", ["x" * 1000, '"a\\nb"', '"a\\ud800b"', '"a\\e[2J"'])
+def test_what_a_problem_quotes_is_escaped_and_cut(name: str):
+    (problem,) = problems(HEAD + gauge(name="shop_r2", **{name: "1"}))
+    assert problem.startswith("4: shop_r2: unknown key '")
+    assert problem.isprintable()
+    assert len(problem) <= PROBLEM_CHARACTERS
 
 
 def test_a_python_tag_is_never_run():
@@ -726,8 +751,11 @@ def test_a_missing_file_is_named_along_with_the_variable(tmp_path: Path):
     assert file_problem(path) == f"EXPORTER_CATALOG: cannot read {path}: No such file or directory"
 
 
-def test_a_folder_is_no_catalogue(tmp_path: Path):
-    assert file_problem(tmp_path) == f"EXPORTER_CATALOG: cannot read {tmp_path}: Is a directory"
+def test_what_is_no_file_is_no_catalogue_and_is_refused_at_once(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)  # without a writer: who opens it to read waits for ever
+    for path, kind in ((tmp_path, "folder"), (pipe, "named pipe"), (Path("/dev/zero"), "device")):
+        assert file_problem(path) == f"EXPORTER_CATALOG: cannot read {path}: it is a {kind}, not a file"
 
 
 @pytest.mark.parametrize("content", ["version: 1 # é".encode("latin-1"), "version: 1".encode("utf-16")])
@@ -740,7 +768,7 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path, content: bytes):
 def test_a_file_that_is_too_large_is_refused_unread(tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"\xff" * (MAX_BYTES + 1))
-    assert file_problem(path) == f"EXPORTER_CATALOG: {path} is larger than {MAX_BYTES} bytes"
+    assert file_problem(path) == f"EXPORTER_CATALOG: cannot read {path}: it is larger than {MAX_BYTES} bytes"
 
 
 def test_a_files_problems_name_the_file(tmp_path: Path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.catalog import parse_catalog
+from exporter.catalog_parser import parse_catalog
 from exporter.choice import choose, needed_from, source_of, sources_of
 from exporter.snapshot import Observation, Reading, Sample, Snapshot, SourceStatus
 

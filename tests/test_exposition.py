@@ -19,7 +19,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter import __version__
-from exporter.catalog import Catalog, CountRows, MetricSpec, load_catalog, parse_catalog
+from exporter.catalog import Catalog, CountRows, MetricSpec
+from exporter.catalog_parser import load_catalog, parse_catalog
 from exporter.choice import sources_of
 from exporter.errors import FAILURE_REASONS
 from exporter.exposition import LINES_AT_ONCE, Exposition, render

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from exporter.errors import StateError
 from exporter.ledger import FILE_NAME, ITEMS_AT_ONCE, Ledger, reading_from_json, reading_to_json
 from exporter.snapshot import Carry, Gap, Grid, HistogramSample, Labels, Observation, Reading, Sample

@@ -106,6 +106,22 @@ def test_a_traceback_follows_in_text_and_is_a_field_in_json(capsys: pytest.Captu
     assert content["traceback"].splitlines()[-1] == "ValueError: bad row"
 
 
+HOSTILE = "a\n2026-01-01T00:00:00Z ERROR exporter: forged\r\x1b[2J\x85\u2028\ud800b"
+
+
+def test_a_message_from_outside_cannot_begin_a_line_in_text(capsys: pytest.CaptureFixture[str]):
+    line = logged(capsys, "DAG %s is paused", HOSTILE)
+    assert line.splitlines() == [line.rstrip("\n")]
+    assert line.rstrip("\n").isprintable()
+    assert r"a\n2026-01-01T00:00:00Z ERROR exporter: forged\r\x1b[2J\x85\u2028\ud800b" in line
+
+
+def test_a_message_from_outside_is_one_valid_object_in_json(capsys: pytest.CaptureFixture[str]):
+    line = logged(capsys, "DAG %s is paused", HOSTILE, log_format="json")
+    assert line.rstrip("\n").isprintable()
+    assert parsed(line)["message"] == f"DAG {HOSTILE} is paused"
+
+
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_secrets_are_blotted_out_wherever_they_come_from(capsys: pytest.CaptureFixture[str], log_format: str):
     cause = ValueError("password hunter22 refused")

@@ -1,5 +1,6 @@
 """The command line, run as a user runs it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import duckdb
 import pytest
 
 from exporter import __version__
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from exporter.settings import VARIABLES
 from exporter.sources.audit_schema import STANDARD
 from testbed.exposed import Exposed
@@ -87,6 +88,35 @@ def test_all_problems_of_settings_and_catalogue_are_reported_and_exit_2(tmp_path
     assert ran.returncode == 2
     assert "catalog.yaml:2:" in ran.stderr
     assert "catalog.yaml:3:" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_serving_on_another_machines_address_is_refused_and_exits_2(tmp_path: Path):
+    ran = run(tmp_path, "serve", EXPORTER_HOST="192.0.2.1")
+    assert ran.returncode == 2
+    (error,) = [line for line in ran.stderr.splitlines() if "rror" in line]
+    assert error.startswith("error: EXPORTER_HOST: cannot listen on 192.0.2.1: ")
+
+
+@pytest.mark.parametrize("kind", ["folder", "named pipe"])
+def test_a_catalogue_that_is_no_file_is_refused_at_once(tmp_path: Path, kind: str):
+    if kind == "folder":
+        (tmp_path / "mine.yaml").mkdir()
+    else:
+        os.mkfifo(tmp_path / "mine.yaml")
+    ran = run(tmp_path, "check", EXPORTER_CATALOG="mine.yaml")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == f"error: EXPORTER_CATALOG: cannot read mine.yaml: it is a {kind}, not a file\n"
+
+
+@pytest.mark.parametrize("kind", ["folder", "named pipe"])
+def test_a_key_file_that_is_no_file_does_not_hold_up_the_start(tmp_path: Path, kind: str):
+    if kind == "folder":
+        (tmp_path / "key.json").mkdir()
+    else:
+        os.mkfifo(tmp_path / "key.json")
+    ran = run(tmp_path, "once", GOOGLE_APPLICATION_CREDENTIALS="key.json")
+    assert ran.returncode == 0
     assert "Traceback" not in ran.stderr
 
 

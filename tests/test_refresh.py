@@ -9,7 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter import health
-from exporter.catalog import Catalog, load_catalog
+from exporter.catalog import Catalog
+from exporter.catalog_parser import load_catalog
 from exporter.errors import BadData, SourceError, SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.refresh import HEARTBEAT_SECONDS, Refresher, State

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from exporter.server import SWITCH_SECONDS, after_worker_start, app
+from exporter.errors import ConfigError
+from exporter.server import SWITCH_SECONDS, after_worker_start, app, refuse_foreign_host
 
 
 def test_a_started_worker_begins_to_refresh_and_gives_way_to_scrapes():
@@ -28,3 +29,17 @@ def test_under_another_configuration_of_gunicorn_the_app_refuses_in_one_sentence
     with pytest.raises(SystemExit):
         app({})
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "localhost"])
+def test_the_server_listens_on_names_and_addresses_of_this_machine(host: str):
+    refuse_foreign_host(host)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "[2001:db8::1]", "nowhere.invalid"])
+def test_another_machines_host_is_one_clear_sentence(host: str):
+    with pytest.raises(ConfigError) as caught:
+        refuse_foreign_host(host)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"EXPORTER_HOST: cannot listen on {host}: ")
+    assert problem.endswith("Set a name or an address of this machine")

@@ -1,9 +1,11 @@
 """Settings: what every variable takes, what it refuses and how it says so, and that no secret is ever shown."""
 
-import contextlib
 import copy
+import dataclasses
 import json
+import os
 import pickle
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import ConfigError
-from exporter.settings import VARIABLES, AuditLocation, Secret, Settings, parse_audit_url, secrets_of
+from exporter.setting_values import audit_location
+from exporter.settings import MAX_KEY_FILE_BYTES, VARIABLES, AuditLocation, Secret, Settings, secrets_of
+from exporter.showable import QUOTED_CHARACTERS
 
 DEFAULTS = {
     "EXPORTER_HOST": "0.0.0.0",
     "EXPORTER_PORT": 9101,
-    "EXPORTER_THREADS": 8,
+    "EXPORTER_MAX_CONNECTIONS": 512,
     "EXPORTER_REFRESH_SECONDS": 60.0,
     "EXPORTER_STALE_AFTER_SECONDS": 3600.0,
     "EXPORTER_STATE_DIR": Path("exporter-state"),
@@ -57,10 +61,12 @@ GOOD = [
     ("EXPORTER_HOST", "127.0.0.1", "127.0.0.1"),
     ("EXPORTER_HOST", "[::1]", "[::1]"),
     ("EXPORTER_HOST", "localhost", "localhost"),
+    ("EXPORTER_HOST", "::", "::"),
+    ("EXPORTER_HOST", "airflow_exporter.internal.", "airflow_exporter.internal."),
     ("EXPORTER_PORT", "1", 1),
     ("EXPORTER_PORT", " 65535 ", 65535),
-    ("EXPORTER_THREADS", "2", 2),
-    ("EXPORTER_THREADS", "64", 64),
+    ("EXPORTER_MAX_CONNECTIONS", "16", 16),
+    ("EXPORTER_MAX_CONNECTIONS", "10000", 10_000),
     ("EXPORTER_REFRESH_SECONDS", "1", 1.0),
     ("EXPORTER_REFRESH_SECONDS", "0.25e1", 2.5),
     ("EXPORTER_STALE_AFTER_SECONDS", "2592000", 2592000.0),
@@ -108,13 +114,28 @@ PROJECT = "a Google Cloud project id: 6 to 30 lower-case letters, digits and hyp
 TABLE = "dataset.table or project.dataset.table"
 BAD = [
     ("EXPORTER_HOST", "http://localhost", "a host name or an address"),
-    ("EXPORTER_HOST", "a b", "a host name or an address"),
+    *(
+        ("EXPORTER_HOST", text, "a host name or an address")
+        for text in (
+            "a b",
+            "999.1.1.1",
+            "1.2.3",
+            "[127.0.0.1]",
+            "[::1",
+            "::::",
+            "host:9101",
+            "-a",
+            "a..b",
+            "a" * 64,
+            ".",
+        )
+    ),
     ("EXPORTER_PORT", "0", "a port from 1 to 65535"),
     ("EXPORTER_PORT", "65536", "a port from 1 to 65535"),
     ("EXPORTER_PORT", "9101.0", "a port from 1 to 65535"),
     ("EXPORTER_PORT", "http", "a port from 1 to 65535"),
-    ("EXPORTER_PORT", "9" * 5000, "a port from 1 to 65535"),
-    ("EXPORTER_THREADS", "1", "a whole number from 2 to 64"),
+    ("EXPORTER_MAX_CONNECTIONS", "15", "a whole number from 16 to 10000"),
+    ("EXPORTER_MAX_CONNECTIONS", "10001", "a whole number from 16 to 10000"),
     ("EXPORTER_REFRESH_SECONDS", "0", "a number of seconds from 1 to 86400"),
     ("EXPORTER_REFRESH_SECONDS", "60s", "a number of seconds from 1 to 86400"),
     ("EXPORTER_REFRESH_SECONDS", "nan", "a number of seconds from 1 to 86400"),
@@ -142,6 +163,7 @@ BAD = [
     ("AIRFLOW_BASE_URL", "airflow:8080", "http://host:port or https://host/path"),
     ("AIRFLOW_BASE_URL", "http://host:port", "http://host:port or https://host/path"),
     ("AIRFLOW_BASE_URL", "http://host/?a=b", "http://host:port or https://host/path"),
+    ("AIRFLOW_BASE_URL", "http://[::1", "http://host:port or https://host/path"),
     ("AIRFLOW_API", "v3", "one of auto, v1, v2"),
     ("AIRFLOW_DAG_IDS", "a b", "DAG ids separated by commas, or * alone"),
     ("AIRFLOW_DAG_IDS", "a,*", "DAG ids separated by commas, or * alone"),
@@ -163,7 +185,10 @@ SECRETS = {"AIRFLOW_USERNAME", "AIRFLOW_PASSWORD", "AIRFLOW_TOKEN", "EXPORTER_RE
 
 
 def field_of(name: str) -> str:
-    return next(variable.field for variable in VARIABLES if variable.name == name)
+    """The field whose declaration names this variable."""
+    fields = dataclasses.fields(Settings)
+    (found,) = [field.name for field in fields if field.metadata and field.metadata["variable"].name == name]
+    return found
 
 
 def problems(env: Mapping[str, str]) -> tuple[str, ...]:
@@ -235,11 +260,25 @@ def test_airflows_user_and_password_go_together():
     assert problems({"AIRFLOW_PASSWORD": "planted"}) == (
         "AIRFLOW_USERNAME: expected a value, because AIRFLOW_PASSWORD is set",
     )
-    assert "the token is used" in "".join(Settings.from_env({**both, "AIRFLOW_TOKEN": "t"}).warnings)
-    assert "AIRFLOW_VERIFY_TLS" in Settings.from_env({"AIRFLOW_VERIFY_TLS": "false"}).warnings[0]
 
 
-@pytest.mark.parametrize("url", ["https://monitor:planted@host/airflow", "https://monitor:plan/ted@host"])
+@pytest.mark.parametrize("given", [("USERNAME", "PASSWORD"), ("USERNAME",), ("PASSWORD",)], ids="-".join)
+def test_airflows_token_wins_over_user_and_password_without_a_word(given: tuple[str, ...]):
+    """Compose always sets a user and a password."""
+    settings = Settings.from_env({f"AIRFLOW_{name}": "x" for name in given} | {"AIRFLOW_TOKEN": "a.b.c"})
+    assert settings.airflow_token == Secret("a.b.c")
+    assert settings.warnings == ()
+
+
+def test_airflow_without_a_checked_certificate_is_a_warning():
+    (warning,) = Settings.from_env({"AIRFLOW_VERIFY_TLS": "false"}).warnings
+    assert warning.startswith("AIRFLOW_VERIFY_TLS is false: ")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://monitor:planted@host/airflow", "https://monitor:plan/ted@host", "https://monitor:planted@h\u2100st"],
+)
 def test_a_password_in_airflows_url_is_refused_and_not_repeated(url: str):
     (problem,) = problems({"AIRFLOW_BASE_URL": url})
     assert problem.startswith("AIRFLOW_BASE_URL: expected ")
@@ -258,9 +297,16 @@ def test_settings_cannot_be_changed():
         settings.port = 1
 
 
-def test_two_variables_never_share_a_name_or_a_field():
+def test_two_settings_never_share_a_variable():
     assert len({variable.name for variable in VARIABLES}) == len(VARIABLES)
-    assert len({variable.field for variable in VARIABLES}) == len(VARIABLES)
+
+
+def test_every_field_but_the_warnings_is_declared_with_its_variable():
+    assert [field.name for field in dataclasses.fields(Settings) if not field.metadata] == ["warnings"]
+
+
+def test_without_any_variable_the_settings_are_the_declared_defaults():
+    assert Settings() == Settings.from_env({})
 
 
 # -- problems and warnings ---------------------------------------------------------------------------------------------
@@ -273,10 +319,10 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_documentation():
 
 def test_the_error_shows_one_problem_a_line():
     with pytest.raises(ConfigError) as caught:
-        Settings.from_env({"EXPORTER_PORT": "x", "EXPORTER_THREADS": "y"})
+        Settings.from_env({"EXPORTER_PORT": "x", "EXPORTER_MAX_CONNECTIONS": "y"})
     assert str(caught.value) == (
         "EXPORTER_PORT: expected a port from 1 to 65535, not 'x'\n"
-        "EXPORTER_THREADS: expected a whole number from 2 to 64, not 'y'"
+        "EXPORTER_MAX_CONNECTIONS: expected a whole number from 16 to 10000, not 'y'"
     )
 
 
@@ -330,6 +376,19 @@ def test_an_unknown_variable_like_no_other_is_a_warning_without_a_suggestion():
     )
 
 
+def test_a_variable_of_an_older_version_is_a_warning_that_says_what_took_its_place():
+    (warning,) = Settings.from_env({"EXPORTER_THREADS": "8"}).warnings
+    assert warning == (
+        "EXPORTER_THREADS has no effect any more: the server needs no threads for requests; "
+        "EXPORTER_MAX_CONNECTIONS bounds its connections"
+    )
+    assert Settings.from_env({"EXPORTER_THREADS": " "}).warnings == ()
+
+
+def test_a_retired_variable_is_never_suggested():
+    assert "did you mean" not in "".join(Settings.from_env({"EXPORTER_THREAD": "8"}).warnings)
+
+
 def test_a_warning_never_shows_the_unknown_variables_value():
     assert "hunter22" not in repr(Settings.from_env({"AUDIT_PASSWORD": "hunter22"}))
 
@@ -339,11 +398,34 @@ def test_other_programs_variables_are_left_alone():
     assert Settings.from_env(env).warnings == ()
 
 
+ANY_TEXT = st.text(max_size=30) | st.text(st.characters(categories=["Cs", "Cc", "Lu", "Po"]), max_size=300)
+
+
 @settings(deadline=None)
-@given(st.dictionaries(st.sampled_from([variable.name for variable in VARIABLES]), st.text(max_size=30)))
-def test_any_text_gives_settings_or_a_config_error(env: dict[str, str]):
-    with contextlib.suppress(ConfigError):
-        Settings.from_env(env)
+@given(st.dictionaries(st.sampled_from([variable.name for variable in VARIABLES]), ANY_TEXT))
+def test_any_text_gives_settings_or_problems_that_can_be_shown(env: dict[str, str]):
+    try:
+        found = Settings.from_env(env)
+    except ConfigError as error:
+        for problem in error.problems:
+            assert problem.encode()
+            assert not any(unicodedata.category(character) in ("Cc", "Cs") for character in problem)
+            assert len(problem) < QUOTED_CHARACTERS + 250
+    else:
+        assert repr(found).encode()
+
+
+@pytest.mark.parametrize("name", [variable.name for variable in VARIABLES])
+@pytest.mark.parametrize("text", ["a\nb", "a\x1b[2Jb", "a\ud800b", "a\x00b"], ids=ascii)
+def test_no_setting_takes_text_that_nothing_could_send_or_show(name: str, text: str):
+    found = problems({name: text})
+    expected = f"{name}: expected text without control characters, in UTF-8"
+    assert found[0] == expected + ("" if name in SECRETS - {"AIRFLOW_USERNAME"} else f", not {text!r}")
+
+
+def test_a_long_bad_value_is_cut():
+    (problem,) = problems({"EXPORTER_PORT": "9" * 5000})
+    assert problem == "EXPORTER_PORT: expected a port from 1 to 65535, not '" + "9" * (QUOTED_CHARACTERS - 2) + "…"
 
 
 # -- which audit log ---------------------------------------------------------------------------------------------------
@@ -371,7 +453,7 @@ def test_any_text_gives_settings_or_a_config_error(env: dict[str, str]):
     ],
 )
 def test_audit_url_names_a_database_or_files(text: str, kind: str, path: str):
-    location = parse_audit_url(text)
+    location = audit_location(text)
     assert location == AuditLocation(kind, path)
     assert str(location) == f"{kind}:{path}"
 
@@ -394,7 +476,7 @@ def test_audit_url_with_two_slashes_is_refused_since_a_folder_would_be_taken_for
 
 
 def test_no_audit_url_is_no_location():
-    assert parse_audit_url("") is None
+    assert audit_location("") is None
 
 
 @pytest.mark.parametrize(
@@ -402,9 +484,18 @@ def test_no_audit_url_is_no_location():
     [("logs/*.csv", True), ("logs/?.csv", True), ("logs/[ab].csv", True), ("a.csv", False), ("duckdb:a*.db", False)],
 )
 def test_only_a_path_of_files_is_a_pattern(text: str, is_glob: bool):
-    location = parse_audit_url(text)
+    location = audit_location(text)
     assert location is not None
     assert location.is_glob is is_glob
+
+
+def test_a_file_that_is_called_like_a_pattern_is_that_file(tmp_path: Path):
+    (tmp_path / "a.csv").touch()
+    location = audit_location(f"{tmp_path}/*.csv")
+    assert location is not None
+    assert location.is_glob
+    (tmp_path / "*.csv").touch()
+    assert not location.is_glob
 
 
 def test_without_a_project_the_audit_log_is_the_embedded_default():
@@ -528,10 +619,13 @@ def test_a_broken_key_file_gives_no_secret_and_no_error(tmp_path: Path, content:
     assert secrets_of(key_file(tmp_path, content)) == ()
 
 
-def test_a_key_file_that_is_missing_a_folder_or_not_text_gives_no_secret_and_no_error(tmp_path: Path):
+def test_a_key_file_that_is_missing_or_no_file_or_not_text_gives_no_secret_and_no_error(tmp_path: Path):
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe\x00")
-    for path in (tmp_path / "none.json", tmp_path, binary):
+    huge = tmp_path / "huge"
+    huge.write_text(json.dumps({"private_key": "p" * MAX_KEY_FILE_BYTES}), "utf-8")
+    os.mkfifo(tmp_path / "pipe")  # without a writer: who opens it to read waits for ever
+    for path in (tmp_path / "none.json", tmp_path, binary, huge, tmp_path / "pipe", Path("/dev/zero"), "a\0b"):
         assert secrets_of({"GOOGLE_APPLICATION_CREDENTIALS": str(path)}) == ()
     assert secrets_of({}) == ()
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from exporter.backfill import request
 from exporter.backfill.command import HEAD_SECONDS
-from exporter.catalog import parse_catalog
+from exporter.catalog_parser import parse_catalog
 from exporter.choice import choose
 from exporter.errors import ConfigError, OutputError, SourceUnavailable
 from exporter.ledger import Ledger

@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from exporter.families import OWN_FAMILIES
 from regmodel.http_metrics import HttpMetrics
 

@@ -89,7 +89,7 @@ def test_the_exporters_real_output_has_what_the_reference_says(tmp_path, monkeyp
         if not sample.name.startswith(("process_", "python_")):
             assert set(sample.labels) == EXPOSED[sample.name] - TARGET, sample.name
     named = {s.name for _, expr in EVERY for s in selectors(expr)}
-    from exporter.catalog import load_catalog
+    from exporter.catalog_parser import load_catalog
 
     from_audit = {metric.name for metric, _ in load_catalog().audit_metrics()}
     own = {"mlops_exporter_source_up", "mlops_exporter_source_last_success_timestamp_seconds",

@@ -15,7 +15,7 @@ import urllib.request
 import pytest
 import yaml
 
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from testbed.debian import program
 from testbed.process import ServerProcess, free_port, http_ready
 from tests.grafana.provisioned import ROOT, rules

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from exporter.errors import SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.settings import Settings
@@ -367,7 +367,7 @@ def test_a_long_history_is_counted_once_and_then_not_asked_for(airflow: Airflow)
 READER = """
 import os, sys
 from pathlib import Path
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.sources.airflow import AirflowSource

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from testbed.airflow import PASSWORD, VIEWER, Airflow
 from testbed.exporter import RunningExporter
 from testbed.fake_airflow import DAGS, FakeAirflow

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from exporter.catalog import Catalog, load_catalog, parse_catalog
+from exporter.catalog import Catalog
+from exporter.catalog_parser import load_catalog, parse_catalog
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
 from exporter.settings import Settings
 from exporter.snapshot import Reading

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from exporter.errors import SourceUnavailable
 from exporter.settings import Settings
 from exporter.sources.audit_schema import STANDARD

@@ -10,7 +10,7 @@ from bike_pipeline.bigquery_client import BigQueryTrouble
 from bike_pipeline.records import Predicted
 from bike_pipeline.settings import Settings
 from bike_pipeline.warehouse import BigQueryWarehouse
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from exporter.settings import Settings as ExporterSettings
 from exporter.sources.bigquery import BigQueryAudit
 from testbed import faults

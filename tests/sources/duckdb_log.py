@@ -6,7 +6,8 @@ from typing import Any
 
 import duckdb
 
-from exporter.catalog import Catalog, load_catalog
+from exporter.catalog import Catalog
+from exporter.catalog_parser import load_catalog
 from exporter.settings import Settings
 from exporter.snapshot import Reading
 from exporter.sources.duckdb import DuckDBAudit

@@ -12,7 +12,7 @@ import sqlglot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.catalog import parse_catalog
+from exporter.catalog_parser import parse_catalog
 from exporter.errors import BadData
 from exporter.settings import Settings
 from exporter.snapshot import Observation, Reading, Sample

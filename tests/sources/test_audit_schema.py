@@ -5,7 +5,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from exporter.catalog import Catalog, parse_catalog
+from exporter.catalog import Catalog
+from exporter.catalog_parser import parse_catalog
 from exporter.errors import BadData, ConfigError, SourceUnavailable
 from exporter.sources.audit_schema import INFORMATIONAL, STANDARD, InitReport, TableColumn, compare, table_columns
 from exporter.sources.duckdb_init import init_duckdb

@@ -11,7 +11,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from exporter.catalog import parse_catalog
+from exporter.catalog_parser import parse_catalog
 from exporter.errors import BadData, SourceTimeout, SourceUnavailable
 from exporter.sources.duckdb import DuckDBAudit, google_type
 from exporter.sources.duckdb_init import create_sample

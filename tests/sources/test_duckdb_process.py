@@ -167,7 +167,7 @@ def test_the_sample_is_made_and_announced_by_the_process(tmp_path: Path, started
 
 def test_neither_duckdb_nor_the_translator_is_loaded_here(log: Log):
     code = (
-        "import sys; from exporter.catalog import load_catalog; from exporter.ledger import Ledger; "
+        "import sys; from exporter.catalog_parser import load_catalog; from exporter.ledger import Ledger; "
         "from exporter.settings import Settings; from exporter.sources import build_sources; "
         f"settings = Settings.from_env({{'AUDIT_URL': {str(log.path)!r}}}); "
         "(source,) = build_sources(settings, load_catalog(), Ledger.open(None)); "

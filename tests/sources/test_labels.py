@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from exporter.catalog import Catalog, parse_catalog
+from exporter.catalog import Catalog
+from exporter.catalog_parser import parse_catalog
 from exporter.errors import BadData
 from exporter.exposition import render
 from exporter.families import families

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from exporter.catalog import load_catalog
+from exporter.catalog_parser import load_catalog
 from exporter.check import OK, PROBLEM, WARNING, Finding, check
 from exporter.settings import Settings
 from testbed.fake_airflow import DAGS, NOW, PASSWORD, USERNAME, FakeAirflow

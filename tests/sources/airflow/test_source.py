@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from exporter.catalog import load_catalog, parse_catalog
+from exporter.catalog_parser import load_catalog, parse_catalog
 from exporter.errors import SourceError, SourceTimeout, StateError
 from exporter.ledger import FILE_NAME, Ledger, reading_from_json, reading_to_json
 from exporter.snapshot import HistogramSample, Reading, Sample
