@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import peers
-from benchmarks.processes import cpu_seconds, pss_bytes, rss_bytes, tree
 from benchmarks.refresh import emulated_log
 from benchmarks.report import ROOT, Section, Spread, Table, Target, number, paragraphs
 from testbed import install
 from testbed.process import free_port
+from testbed.usage import cpu_seconds, pss_bytes, rss_bytes, tree
 
 TITLE: Final = "Start-up and idling"
 VALUES: Final = 16

@@ -20,19 +20,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb
-import yaml
 
 from benchmarks.report import ROOT, Section, Spread, Table, Target, number, paragraphs
 from exporter.catalog_parser import load_catalog
 from exporter.errors import ConfigError
 from testbed import install
+from testbed.many_models import METRICS, MODEL_COLUMN, TABLE, fill_models, models_catalogue
 
 TITLE: Final = "Refreshes"
-METRICS: Final = 16
-ROWS_PER_MODEL: Final = 11
-MODEL_COLUMN: Final = "model_name"
 MIB: Final = 2**20
-_LOG: Final = "monitoring_audit.logs"
 _OURS: Final = ("EXPORTER_", "AUDIT_", "GOOGLE_", "BIGQUERY_", "AIRFLOW_")
 _WITHIN: Final = 300.0
 
@@ -125,26 +121,9 @@ def measure(env: dict[str, str], *, add: tuple[str, Path] | None) -> dict[str, A
 
 
 _INSERT: Final = {
-    "row": f"INSERT INTO {_LOG} (timestamp, r2, rmse) VALUES (now(), 0.5, 50)",
-    "model": f"INSERT INTO {_LOG} (timestamp, {MODEL_COLUMN}, value_0) VALUES (now(), 'model_00000', 0.5)",
+    "row": f"INSERT INTO {TABLE} (timestamp, r2, rmse) VALUES (now(), 0.5, 50)",
+    "model": f"INSERT INTO {TABLE} (timestamp, {MODEL_COLUMN}, value_0) VALUES (now(), 'model_00000', 0.5)",
 }
-
-
-def models_catalogue(path: Path) -> Path:
-    """A catalogue with one label, the model, on every metric."""
-    metrics = [
-        {
-            "name": f"bench_value_{place}",
-            "type": "gauge",
-            "help": f"Value {place} of a model.",
-            "from": [{"audit": f"value_{place}"}],
-        }
-        for place in range(METRICS)
-    ]
-    audit = {"table": _LOG, "timestamp": "timestamp", "labels": {"model": MODEL_COLUMN}}
-    content = {"version": 1, "audit": audit, "metrics": metrics}
-    path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
-    return path
 
 
 def why_no_models(catalog: Path) -> str | None:
@@ -154,19 +133,6 @@ def why_no_models(catalog: Path) -> str | None:
     except ConfigError as error:
         return error.problems[0].replace(str(catalog), catalog.name)
     return None
-
-
-def fill_models(log: Path, models: int) -> None:
-    """Ten old rows and one new row for each model."""
-    columns = ", ".join(f"value_{place} DOUBLE" for place in range(METRICS))
-    values = ", ".join(f"((m * 31 + r * 7 + {place}) % 1000) / 1000.0" for place in range(METRICS))
-    with duckdb.connect(str(log)) as connection:
-        connection.execute("CREATE SCHEMA monitoring_audit")
-        connection.execute(f"CREATE TABLE {_LOG} (timestamp TIMESTAMPTZ, {MODEL_COLUMN} VARCHAR, {columns})")
-        connection.execute(
-            f"INSERT INTO {_LOG} SELECT now() - to_hours(CAST({ROWS_PER_MODEL} - r AS INTEGER)), "
-            f"printf('model_%05d', m), {values} FROM range({models}) a(m), range({ROWS_PER_MODEL}) b(r)"
-        )
 
 
 _ROWS: Final = """
@@ -186,7 +152,7 @@ def fill_rows(log: Path, count: int) -> None:
     select = _ROWS.format(time="now() - to_minutes(CAST(i AS BIGINT))", numbers=f"range({count}) t(i)")
     with duckdb.connect(str(log)) as connection:
         connection.execute("CREATE SCHEMA monitoring_audit")
-        connection.execute(f"CREATE TABLE {_LOG} AS {select}")
+        connection.execute(f"CREATE TABLE {TABLE} AS {select}")
 
 
 def _emulated(folder: Path, count: int, rounds: int) -> tuple[str, ...]:

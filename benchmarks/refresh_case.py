@@ -10,10 +10,10 @@ import resource
 import sys
 import time
 
-from benchmarks.processes import peak_rss_bytes
 from exporter.catalog_parser import load_catalog
 from exporter.server import build_refresher
 from exporter.settings import Settings
+from testbed.usage import peak_rss_bytes
 
 
 def main() -> None:

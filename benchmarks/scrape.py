@@ -20,9 +20,9 @@ from typing import Final
 
 from benchmarks import peers
 from benchmarks.load import Load, LoadError, load, once, require
-from benchmarks.processes import cpu_seconds, tree
 from benchmarks.report import Section, Spread, Table, Target, number, paragraphs, ratio
 from benchmarks.servers import BenchServer
+from testbed.usage import cpu_seconds, tree
 
 TITLE: Final = "Scrapes"
 SIZES: Final = {"default": 0, "1k": 1_000, "10k": 10_000, "100k": 100_000}

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.processes import rss_bytes
 from benchmarks.report import Section, Spread, Table, Target, paragraphs
 from exporter.catalog import Catalog
 from exporter.catalog_parser import load_catalog
@@ -27,6 +26,7 @@ from exporter.settings import Settings
 from exporter.snapshot import Observation, Reading, Sample
 from exporter.sources.duckdb_process import DuckDBProcess
 from testbed.scripted import Clock, turn
+from testbed.usage import rss_bytes
 
 TITLE: Final = "Soak: 24 simulated hours"
 INTERVAL: Final = 15.0

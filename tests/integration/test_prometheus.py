@@ -1,8 +1,6 @@
 """A real Prometheus scrapes the exporter, and promtool has nothing to say about what it serves."""
 
-import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from testbed import faults
 from testbed.bigquery import BigQueryEmulator
 from testbed.debian import program
 from testbed.exporter import RunningExporter
-from testbed.process import ServerProcess, free_port, http_ready
+from testbed.prometheus import RunningPrometheus
 from tests.integration.test_bigquery import HISTORY, SCHEMA, row
 
 INTERVAL = {"EXPORTER_REFRESH_SECONDS": "1"}
@@ -26,47 +24,6 @@ def exporter(tmp_path: Path) -> Iterator[RunningExporter]:
     with RunningExporter(folder, INTERVAL) as running:
         running.wait_for("mlops_exporter_source_up", 1, source="audit")
         yield running
-
-
-class RunningPrometheus:
-    """A Prometheus that scrapes these targets every second; targets by job name, each `host:port`."""
-
-    def __init__(self, folder: Path, targets: dict[str, str]) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        folder.mkdir(parents=True, exist_ok=True)
-        jobs = [{"job_name": name, "static_configs": [{"targets": [target]}]} for name, target in targets.items()]
-        configuration = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs}
-        (folder / "prometheus.yml").write_text(json.dumps(configuration))
-        self.server = ServerProcess(
-            [
-                program("prometheus"),
-                f"--config.file={folder / 'prometheus.yml'}",
-                f"--storage.tsdb.path={folder / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            log=folder / "prometheus.log",
-            ready=http_ready(f"{self.url}/-/ready"),
-            ready_within=60,
-        )
-
-    def query(self, expression: str) -> dict[str, float]:
-        """Values of an instant query by the series' `job`."""
-        answer = requests.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=10).json()
-        assert answer["status"] == "success", answer
-        return {one["metric"].get("job", ""): float(one["value"][1]) for one in answer["data"]["result"]}
-
-    def wait_for(self, expression: str, expected: dict[str, float], within: float = 20.0) -> None:
-        """Query until the answer is as expected."""
-        end = time.monotonic() + within
-        while (found := self.query(expression)) != expected:
-            assert time.monotonic() < end, f"{expression} gives {found}, not {expected}"
-            time.sleep(0.2)
-
-    def targets(self) -> dict[str, str]:
-        """Last scrape error by job; empty where there was none."""
-        answer = requests.get(f"{self.url}/api/v1/targets", timeout=10).json()
-        return {target["labels"]["job"]: target["lastError"] for target in answer["data"]["activeTargets"]}
 
 
 def test_promtool_has_nothing_to_say_about_the_full_output(exporter: RunningExporter):
