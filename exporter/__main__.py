@@ -1,7 +1,7 @@
 """The command line: python -m exporter serve | once | check | init-audit | backfill.
 
-Exit codes: 0 done; 1 something asked for did not work (a source is down, a check failed); 2 settings, catalogue or
-arguments cannot be used.
+Exit codes: 0 done; 1 the command failed (a source is down, a check found a problem); 2 settings, catalogue or arguments
+cannot be used.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from exporter.catalog_parser import load_catalog
 from exporter.errors import ConfigError, OutputError, SourceError
 from exporter.logs import configure_logging
 from exporter.settings import VARIABLES, Settings, secrets_of
+from exporter.showable import escaped
 
 EPILOG = """\
 Everything is configured by environment variables. The most useful ones:
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {problem}", file=sys.stderr)
         return 2
     except (SourceError, OutputError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escaped(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # The reader (head, grep -q) has what it wanted. Point stdout elsewhere, or its flush at exit fails again.
@@ -131,8 +132,8 @@ def _once(options: argparse.Namespace, settings: Settings, catalog: Catalog) -> 
     finally:
         refresher.stop()
     body = bytes(state.exposition.openmetrics if options.openmetrics else state.exposition.text)
-    sys.stdout.write(body.decode())
-    sys.stdout.flush()
+    sys.stdout.buffer.write(body)  # UTF-8 whatever the terminal's encoding is
+    sys.stdout.buffer.flush()
     return 0 if all(status.up for status in state.snapshot.statuses) else 1
 
 

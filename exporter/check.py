@@ -8,6 +8,7 @@ from exporter.catalog import Catalog
 from exporter.errors import SourceError
 from exporter.ledger import Ledger
 from exporter.settings import MIN_BYTES_BILLED, Settings
+from exporter.showable import escaped
 from exporter.snapshot import Gap
 
 OK: Final = "ok"
@@ -17,7 +18,7 @@ PROBLEM: Final = "PROBLEM"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the table: what was looked at, how it is (OK, WARNING or PROBLEM), and the detail."""
+    """One line of the table: the subject, its state (OK, WARNING or PROBLEM), and the detail."""
 
     subject: str
     state: str
@@ -25,7 +26,7 @@ class Finding:
 
 
 def check(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
-    """Look at everything in turn; what fails is a finding, never an exception."""
+    """Try everything in turn; a failure is a finding, never an exception."""
     yield Finding("settings", OK, "every variable can be used")
     for warning in settings.warnings:
         yield Finding("settings", WARNING, warning)
@@ -62,13 +63,13 @@ def _airflow(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
     yield Finding("dags", OK, ", ".join(dag for dag in survey.dags if dag not in survey.missing) or "none")
     if survey.missing:
         missing = ", ".join(survey.missing)
-        yield Finding("dags", PROBLEM, f"not there, or not to be seen by this user: {missing} (see AIRFLOW_DAG_IDS)")
+        yield Finding("dags", PROBLEM, f"missing, or not visible to this user: {missing} (see AIRFLOW_DAG_IDS)")
     if survey.paused:
         yield Finding("dags", WARNING, f"paused: {', '.join(survey.paused)}")
     for dag in survey.without_run:
         if dag not in survey.missing:
             days = settings.airflow_lookback_days
-            yield Finding("xcoms", WARNING, f"{dag}: no successful run in the last {days:g} days to look at")
+            yield Finding("xcoms", WARNING, f"{dag}: no successful run in the last {days:g} days")
     found = sorted({f"{spec.task}/{spec.key}" for spec in survey.found_xcoms})
     if found:
         yield Finding("xcoms", OK, f"in the newest successful runs: {', '.join(found)}")
@@ -100,7 +101,9 @@ def _bigquery(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
         else (f"when the table changed, and every {settings.audit_max_query_age_seconds:g} s")
     )
     if billed > limit:
-        yield Finding("cost", PROBLEM, f"{cost}, more than AUDIT_MAX_BYTES_BILLED ({_mib(limit)}): it would be refused")
+        yield Finding(
+            "cost", PROBLEM, f"{cost}, more than AUDIT_MAX_BYTES_BILLED ({_mib(limit)}): BigQuery would refuse it"
+        )
     else:
         state = WARNING if plan.table_type in ALWAYS_QUERIED else OK
         yield Finding("cost", state, f"{cost}, {when}; the limit is {_mib(limit)}")
@@ -130,14 +133,14 @@ def _gaps(gaps: Iterable[Gap], missing_columns: Iterable[str]) -> Iterator[Findi
     if missing:
         yield Finding("columns", WARNING, f"missing: {', '.join(missing)} (`python -m exporter init-audit` adds them)")
     else:
-        yield Finding("columns", OK, "every column that the catalogue names is there")
+        yield Finding("columns", OK, "the log has every column that the catalogue names")
     for gap in gaps:
         yield Finding(gap.metric, WARNING, gap.reason)
 
 
 def table(findings: Iterable[Finding]) -> str:
-    """The findings as aligned text."""
-    rows = [(finding.subject, finding.state, finding.detail) for finding in findings]
+    """The findings as aligned text, one line each whatever a name from outside holds."""
+    rows = [(escaped(finding.subject), finding.state, escaped(finding.detail)) for finding in findings]
     subject_width = max(len(row[0]) for row in rows)
     state_width = max(len(row[1]) for row in rows)
     return "\n".join(f"{subject:<{subject_width}}  {state:<{state_width}}  {detail}" for subject, state, detail in rows)

@@ -2,10 +2,10 @@
 
     ExporterError
     ├── ConfigError          settings or catalogue: every problem at once, in `problems`
-    ├── OutputError          what a command was asked to write could not be written
+    ├── OutputError          a command's output could not be written
     ├── StateError           the state directory cannot be used; the exporter goes on without it
     └── SourceError          one refresh of one source failed; `reason` is a value of FAILURE_REASONS
-        ├── SourceUnavailable    it could not be asked, or refused to answer
+        ├── SourceUnavailable    it could not be reached, or refused to answer
         ├── SourceTimeout        it did not answer in time
         └── BadData              it answered something that cannot be used
 
@@ -33,7 +33,6 @@ FAILURE_REASONS: Final = (
 BACKING_OFF: Final = frozenset({"auth", "permission", "quota"})
 """Reasons for which asking again at every interval does harm: it locks accounts or eats quota."""
 
-
 PROBLEM_CHARACTERS: Final = 600
 """The longest sentence of a ConfigError: what it quotes may come from a file of any content."""
 
@@ -54,7 +53,7 @@ class ConfigError(ExporterError):
 
 
 class OutputError(ExporterError):
-    """What a command was asked to write could not be written."""
+    """A command's output could not be written."""
 
 
 class StateError(ExporterError):

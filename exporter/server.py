@@ -101,11 +101,11 @@ def refuse_more_workers(count: int) -> None:
 def refuse_foreign_host(host: str) -> None:
     """Raise ConfigError unless the server can listen on this name or address: gunicorn would try for five seconds."""
     bare = host.strip("[]")
-    with socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET) as probe:  # fails without IPv6
             probe.bind((bare, 0))
-        except OSError as error:
-            raise ConfigError([FOREIGN_HOST.format(host=host, why=error.strerror)]) from error
+    except OSError as error:
+        raise ConfigError([FOREIGN_HOST.format(host=host, why=error.strerror)]) from error
 
 
 def before_start(server: Any) -> None:

@@ -52,7 +52,7 @@ def test_everything_that_a_refresh_needs(fake: FakeAirflow, proxy: FaultProxy, t
     assert "fetch_to_bigquery/records_count, monitor_drift/drift_detected" in text["xcoms", OK]
     assert "2 a refresh" in text["requests", OK]
     warnings = [finding.detail for finding in found if (finding.subject, finding.state) == ("xcoms", WARNING)]
-    assert f"{DAGS[1]}: no successful run in the last 30 days to look at" in warnings
+    assert f"{DAGS[1]}: no successful run in the last 30 days" in warnings
     assert f"{DAGS[2]}/monitor_drift: the newest successful run pushed no drift_summary" in warnings
 
 
