@@ -2,10 +2,11 @@
 
     python -m benchmarks.http_metrics [--rounds 400] [--requests 50]
 
-Two requests: a small JSON POST that is validated and answered with JSON, and `/predict` of the RegModel API. Rounds of bare and measured take turns, so that what else the machine does meets both; each round gives one
-ratio, and the median of the ratios is the result. Many short rounds are better than a few long ones, during which the
-processor's clock changes. The application is called as a server would call it, and processor time is taken, which on
-an idle machine is the time that passes: nothing waits.
+Two requests: a small JSON POST that is validated and answered with JSON, and `/predict` of the RegModel API. Rounds of
+bare and measured take turns, so that what else the machine does meets both; each round gives one ratio, and the median
+of the ratios is the result. Many short rounds are better than a few long ones, during which the processor's clock
+changes. The application is called as a server would call it, and processor time is taken, which on an idle machine is
+the time that passes: nothing waits.
 """
 
 import os
