@@ -1,13 +1,12 @@
-"""What the HTTP metrics cost a request: a FastAPI application bare and measured, side by side.
+"""What the HTTP metrics cost a request: applications bare and measured, side by side in one process.
 
-    python -m benchmarks.http_metrics [--rounds 400] [--requests 50] [--no-server]
+    python -m benchmarks.http_metrics [--rounds 400] [--requests 50]
 
-The request is a small JSON POST that is validated and answered with JSON. Rounds of both applications take turns, so
-that what else the machine does meets both; each round gives one ratio, and the median of the ratios is the result.
-Many short rounds are better than a few long ones, during which the processor's clock changes. In process, the
-application is called as a server would call it, and the processor time is taken, which on an idle machine is the time
-that passes: nothing waits. The same is done with `/predict` of the RegModel API itself. Over uvicorn, time on the wall
-is taken; both servers run at the same time in processes of their own, and one connection to each is kept open.
+Two requests: a small JSON POST that is validated and answered with JSON, and `/predict` of the RegModel API. Rounds of
+bare and measured take turns, so that what else the machine does meets both; each round gives one ratio, and the median
+of the ratios is the result. Many short rounds are better than a few long ones, during which the processor's clock
+changes. The application is called as a server would call it, and processor time is taken, which on an idle machine is
+the time that passes: nothing waits.
 """
 
 import os
@@ -17,16 +16,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import asyncio
-import contextlib
-import http.client
 import json
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,41 +32,33 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docker" / "regmodel"))
 
 BODY = b'{"hour": 8, "temperature": 12.5, "site": "Totem 73"}'
-HEADERS = {"Content-Type": "application/json"}
-
-
-SLOW_REQUESTS = 2
-"""Requests in a round of the RegModel API, which takes a hundred times as long."""
-
 REGMODEL_BODY = json.dumps(
     {"counter": "Central Station", "timestamp": "2025-03-03T08:00:00Z", "temperature": 8.0, "level": 250.0}
 ).encode()
+SLOW_REQUESTS = 2
+"""Requests in a round of the RegModel API, which takes a hundred times as long."""
 
 
-def bare() -> Any:
+def small() -> tuple[Any, Any]:
+    """An application that does next to nothing, bare and measured."""
+    from regmodel.http_metrics import HttpMetrics  # noqa: PLC0415 (found by the path that is set above)
+
     class Features(BaseModel):
         hour: int
         temperature: float
         site: str
 
-    app = FastAPI()
-
-    @app.post("/predict")
     async def predict(features: Features) -> dict[str, float]:
         return {"bikes": features.temperature * features.hour}
 
-    return app
+    bare, measured = FastAPI(), FastAPI()
+    for app in (bare, measured):
+        app.add_api_route("/predict", predict, methods=["POST"])
+    measured.add_middleware(HttpMetrics, api=measured, registry=CollectorRegistry())
+    return bare, measured
 
 
-def measured() -> Any:
-    from regmodel.http_metrics import install  # noqa: PLC0415 (found by the path that is set above)
-
-    app = bare()
-    install(app, CollectorRegistry())
-    return app
-
-
-def regmodels(folder: Path) -> tuple[Any, Any]:
+def regmodel(folder: Path) -> tuple[Any, Any]:
     """The RegModel API, bare and as it is; both have the same champion."""
     from regmodel.app import create_app  # noqa: PLC0415 (as above)
     from regmodel.service import Service  # noqa: PLC0415
@@ -80,14 +66,13 @@ def regmodels(folder: Path) -> tuple[Any, Any]:
 
     service = Service(Settings(models_dir=folder))
     service.ensure_champion()
-    unmeasured, as_it_is = (create_app(Settings(), service=service) for _ in range(2))
-    # What `install` put into the instance.
-    del unmeasured.build_middleware_stack
-    return unmeasured, as_it_is
+    bare, measured = (create_app(Settings(), service=service) for _ in range(2))
+    bare.user_middleware.clear()  # the HTTP metrics are the only one
+    return bare, measured
 
 
-async def call_in_process(app: Any, requests: int, body: bytes = BODY) -> float:
-    """Seconds for each of so many requests."""
+async def call(app: Any, requests: int, body: bytes) -> float:
+    """Seconds of processor time for each of so many requests."""
     headers = [(b"host", b"bench"), (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     statuses = set()
 
@@ -121,86 +106,32 @@ async def call_in_process(app: Any, requests: int, body: bytes = BODY) -> float:
     return seconds
 
 
-@contextlib.contextmanager
-def served(factory: str) -> Iterator[Callable[[int], float]]:
-    """A uvicorn of this application; gives what sends it so many requests and returns the seconds for each."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "--factory", f"benchmarks.http_metrics:{factory}", f"--port={port}"]
-    server = subprocess.Popen([*command, "--no-access-log", "--log-level=warning"], cwd=ROOT)
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                connection.connect()
-                break
-            except ConnectionRefusedError:
-                if time.monotonic() > deadline or server.poll() is not None:
-                    raise
-                time.sleep(0.05)
-
-        def send(requests: int) -> float:
-            started = time.perf_counter()
-            for _ in range(requests):
-                connection.request("POST", "/predict", BODY, HEADERS)
-                response = connection.getresponse()
-                response.read()
-                assert response.status == 200, response.status
-            return (time.perf_counter() - started) / requests
-
-        yield send
-    finally:
-        connection.close()
-        server.terminate()
-        server.wait(10)
-
-
-def compare(what: str, rounds: int, one_bare: Callable[[], float], one_measured: Callable[[], float]) -> float:
-    """Print both times and their ratio; return the median overhead in percent."""
-    for _ in range(5):  # warm
-        one_bare(), one_measured()
-    times: list[tuple[float, float]] = []
-    for number in range(rounds):
-        # The second of a pair may find the caches, or a slower clock, that the first left behind.
-        if number % 2:
-            after = one_measured()
-            before = one_bare()
-        else:
-            before = one_bare()
-            after = one_measured()
-        times.append((before, after))
-    for name, column in (("bare", 0), ("measured", 1)):
-        low, middle, high = statistics.quantiles([pair[column] * 1e6 for pair in times])
-        print(f"{what:12} {name:9} median {middle:7.1f} µs a request   quartiles {low:7.1f} {high:7.1f}")
-    overheads = [100 * (after / before - 1) for before, after in times]
-    low, middle, high = statistics.quantiles(overheads)
+def compare(what: str, apps: tuple[Any, Any], rounds: int, requests: int, body: bytes) -> None:
+    """Print the times of both applications, and what the second takes longer."""
+    times: list[list[float]] = []
+    with asyncio.Runner() as runner:
+        for number in range(-5, rounds):
+            # The second of a pair may find the caches, or a slower clock, that the first left behind.
+            order = (0, 1) if number % 2 else (1, 0)
+            pair = {which: runner.run(call(apps[which], requests, body)) for which in order}
+            if number >= 0:  # those before warm up
+                times.append([pair[0], pair[1]])
+    for which, name in enumerate(("bare", "measured")):
+        low, middle, high = statistics.quantiles([pair[which] * 1e6 for pair in times])
+        print(f"{what:12} {name:9} median {middle:8.1f} µs a request   quartiles {low:8.1f} {high:8.1f}")
+    low, middle, high = statistics.quantiles([100 * (after / before - 1) for before, after in times])
     extra = statistics.median((after - before) * 1e6 for before, after in times)
-    print(f"{what:12} overhead  median {middle:+7.2f} %  ({extra:+.2f} µs)   quartiles {low:+.2f} {high:+.2f} %")
-    return middle
+    print(f"{what:12} overhead  median {middle:+8.2f} %  ({extra:+.2f} µs)   quartiles {low:+.2f} {high:+.2f} %")
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     arguments.add_argument("--rounds", type=int, default=400)
     arguments.add_argument("--requests", type=int, default=50, help="requests in each round")
-    arguments.add_argument("--no-server", action="store_true", help="leave out the rounds over uvicorn")
     given = arguments.parse_args()
-
-    apps = bare(), measured()
-    with asyncio.Runner() as runner:
-        one_bare, one_measured = (lambda app=app: runner.run(call_in_process(app, given.requests)) for app in apps)
-        compare("in process", given.rounds, one_bare, one_measured)
-        with tempfile.TemporaryDirectory() as folder:
-            apps = regmodels(Path(folder))
-            one_bare, one_measured = (
-                lambda app=app: runner.run(call_in_process(app, SLOW_REQUESTS, REGMODEL_BODY)) for app in apps
-            )
-            compare("RegModel API", given.rounds, one_bare, one_measured)
-    if not given.no_server:
-        with served("bare") as to_bare, served("measured") as to_measured:
-            compare("over uvicorn", given.rounds, lambda: to_bare(given.requests), lambda: to_measured(given.requests))
+    compare("small", small(), given.rounds, given.requests, BODY)
+    with tempfile.TemporaryDirectory() as folder:
+        compare("RegModel API", regmodel(Path(folder)), given.rounds, SLOW_REQUESTS, REGMODEL_BODY)
 
 
 if __name__ == "__main__":

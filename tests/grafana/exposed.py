@@ -11,20 +11,10 @@ TARGET = {"job", "instance"}
 
 
 def regmodel() -> dict[str, set[str]]:
-    """The RegModel API's own metrics, as its middleware describes them."""
-    middleware = HttpMetrics(FastAPI(), CollectorRegistry())
-    found: dict[str, set[str]] = {}
-    for family in middleware.describe():
-        labels = set(family._labelnames)
-        if family.type == "histogram":
-            found |= {
-                f"{family.name}_bucket": {*labels, "le"},
-                f"{family.name}_sum": labels,
-                f"{family.name}_count": labels,
-            }
-        else:
-            found[f"{family.name}_total"] = labels
-    return found
+    """The RegModel API's own metrics, from the series that exist before its first request."""
+    api, registry = FastAPI(), CollectorRegistry()
+    HttpMetrics(api, api=api, registry=registry)
+    return {sample.name: set(sample.labels) for family in registry.collect() for sample in family.samples}
 
 
 REGMODEL = regmodel()

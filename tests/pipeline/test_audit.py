@@ -112,6 +112,24 @@ def test_what_cannot_be_true_is_not_written(tmp_path: Path, change: dict[str, ob
     assert not path.exists()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict.fromkeys(("r2", "champion_r2_baseline", "r2_current", "r2_baseline", "r2_train"), 1.0),
+        {"drift_share": 0.0, "drifted_features_count": 0, "drift_detected": False},
+        {"drift_share": 1.0},
+        {"rmse": 0.0},
+        {"r2": -3.5, "model_improvement": -4.5},
+    ],
+    ids=["r2 of 1", "no drift", "all drifted", "rmse of 0", "worse than the mean"],
+)
+def test_a_value_on_its_limit_is_written(tmp_path: Path, change: dict[str, object]):
+    log, path = log_in(tmp_path)
+    log.write(dataclasses.replace(FULL, **change))
+    (row,) = rows(path)
+    assert {name: row[name] for name in change} == change
+
+
 def test_every_problem_of_a_row_is_named():
     row = dataclasses.replace(FULL, rmse=-1.0, drift_share=2.0, env="")
     with pytest.raises(BadRow, match=r"env is empty; .*rmse is -1.0.*; drift_share is 2.0"):

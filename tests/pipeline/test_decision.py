@@ -14,6 +14,10 @@ def judged(current: float, baseline: float) -> Judged:
     ("champion", "challenger", "baseline", "verdict"),
     [
         (0.60, 0.62, 0.60, "deploy"),
+        # A little less than 0.02 in floating point.
+        (0.80, 0.82, 0.90, "deploy"),
+        (0.80, 0.81999, 0.90, "skip"),
+        (0.97, 1.0, 0.90, "deploy"),
         (0.60, 0.625, 0.90, "deploy"),
         (0.60, 0.61, 0.90, "skip"),
         (0.60, 0.50, 0.90, "skip"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bike_pipeline import drift
-from bike_pipeline.drift import FEATURES, Day, daily_features, detect, holm, two_sample_test
+from bike_pipeline.drift import FEATURES, Day, Drift, FeatureTest, daily_features, detect, holm, two_sample_test
 from bike_pipeline.records import Count, PipelineError
 from regmodel.generator import Shift, simulate
 from tests.pipeline.conftest import records
@@ -120,3 +120,59 @@ def test_unknown_values_are_left_out():
         detect([], nothing[:56], nothing[56:])
     with pytest.raises(PipelineError, match="3 current days, at least 7 are needed"):
         detect([], days[:56], days[56:59])
+
+
+@pytest.mark.parametrize(("drifted", "detected"), [(0, False), (2, False), (3, True), (10, True)])
+def test_drift_is_reported_from_three_tenths_of_the_features_on(drifted: int, detected: bool):
+    tests = [FeatureTest(f"f{n}", 0.5, 0.01, 0.049 if n < drifted else 0.05) for n in range(10)]
+    found = Drift(tuple(tests), 56, 14)
+    assert (found.share, found.detected) == (drifted / 10, detected)
+    assert found.drifted_features == tuple(f"f{n}" for n in range(drifted)), "a p-value on the limit is no drift"
+
+
+def test_seven_days_are_enough_and_six_are_not():
+    days = days_of(20)
+    found = detect([], days[:7], days[7:14])
+    assert (found.reference_days, found.current_days) == (7, 7)
+    with pytest.raises(PipelineError, match="6 reference days, at least 7 are needed"):
+        detect([], days[:6], days[7:14])
+    with pytest.raises(PipelineError, match="6 current days, at least 7 are needed"):
+        detect([], days[:7], days[7:13])
+    # So it is for a single feature's known days.
+    rain = FEATURES.index("rain")
+
+    def without_rain(known: int) -> list[Day]:
+        values = [tuple(math.nan if n == rain else value for n, value in enumerate(day.values)) for day in days]
+        return [dataclasses.replace(days[n], values=values[n]) if n >= 7 + known else days[n] for n in range(7, 16)]
+
+    for known, tested in ((7, True), (6, False)):
+        found = detect([], days[:7], without_rain(known))
+        assert ("rain" in {test.feature for test in found.tests}) is tested
+
+
+@pytest.mark.parametrize(("hours", "known"), [(11, False), (12, True)])
+def test_a_day_of_too_few_hours_says_nothing_about_traffic(hours: int, known: bool):
+    rows = [
+        Count(datetime(2025, 1, 1, hour, tzinfo=UTC), "A", 5.0 if hour < hours else None, 9.0, 0.0, 1.0, False)
+        for hour in range(24)
+    ]
+    (day,) = daily_features(rows)
+    values = dict(zip(FEATURES, day.values, strict=True))
+    traffic = ["traffic", *(name for name in FEATURES if name.endswith("_share") and name != "silent_share")]
+    assert {math.isnan(values[name]) for name in traffic} == {not known}
+    assert values["temperature"] == 9.0
+    assert values["silent_share"] == pytest.approx((24 - hours) / 24)
+
+
+def test_a_holiday_on_a_weekend_is_a_weekend():
+    """A holiday's effect is that of a working day without work; a Saturday or Sunday has it already."""
+    days = days_of(20)
+    history, reference, current = days[:365], days[336:392], days[392:406]
+    assert any(day.holiday and day.day.weekday() < 5 for day in history), "there is an effect to learn"
+
+    def with_holidays(weekdays: set[int]) -> list[Day]:
+        return [dataclasses.replace(day, holiday=day.day.weekday() in weekdays) for day in current]
+
+    ordinary = detect(history, reference, with_holidays(set()))
+    assert detect(history, reference, with_holidays({5, 6})) == ordinary
+    assert detect(history, reference, with_holidays({0, 1})) != ordinary

@@ -91,6 +91,45 @@ def test_predictions_are_made_stored_and_compared(warehouse: DuckDBWarehouse):
         prediction.check_raw_data(warehouse, START + 30 * DAY, START + 33 * DAY)
 
 
+def test_a_prediction_knows_the_seven_days_before_its_day(warehouse: DuckDBWarehouse):
+    """The mean of the week before midnight, from 72 known counts on, and the count of the same hour a week before."""
+    day, week = START + 20 * DAY, 7 * DAY
+    hour = timedelta(hours=1)
+
+    def counted(at: datetime, count: float | None) -> Count:
+        return Count(at, "A", count, None, None, None, False)
+
+    def asked_with(*before: Count) -> list[tuple[object, object]]:
+        sent: list[dict[str, Any]] = []
+
+        class Model:
+            def predict(self, rows: list[dict[str, Any]]) -> tuple[list[float], str]:
+                sent.extend(rows)
+                return [1.0] * len(rows), "v0001"
+
+        rows = [*before, *(counted(day + n * hour, 1000.0) for n in (0, 13))]
+        warehouse.replace_counts(START, START + 31 * DAY, rows)
+        prediction.predict(Model(), warehouse, day, day + DAY)
+        return [(row["level"], row["last_week"]) for row in sent]
+
+    # The first hour of the week, its 70 next ones, and the last hour before midnight: 72 counts.
+    week_before = [counted(day - week + n * hour, 2.0) for n in range(71)]
+    last = counted(day - hour, 74.0)
+    too_early = counted(day - week - hour, 500.0)
+    assert asked_with(too_early, *week_before, last) == [(3.0, 2.0), (3.0, 2.0)]
+    assert asked_with(too_early, *week_before) == [(None, 2.0), (None, 2.0)]
+    assert asked_with(*week_before[1:], last) == [(None, None), (None, 2.0)]
+
+
+def test_predictions_that_are_exact_have_an_r2_of_one():
+    rows = [Count(START + timedelta(hours=hour), "A", float(hour), None, None, None, False) for hour in range(24)]
+    exact = [float(hour) for hour in range(24)]
+    assert prediction.quality(rows, exact) == prediction.Quality(r2=1.0, rmse=0.0, mae=0.0, rows=24)
+    assert prediction.quality(rows[1:], exact[1:]) is None, "23 hours are too few"
+    alike = [dataclasses.replace(row, count=5.0) for row in rows]
+    assert prediction.quality(alike, exact) is None, "no spread, no R²"
+
+
 def test_predictions_are_looked_at():
     good = [Predicted(START + timedelta(hours=hour), "A", 10.0 + hour, "v1") for hour in range(48)]
     prediction.validate(good, 48, {"A": 20.0})

@@ -1,6 +1,8 @@
 """Models on disk: whole or not at all, one champion, and nothing that is damaged is used."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +102,9 @@ def test_a_crash_while_writing_leaves_the_old_champion(tmp_path: Path, monkeypat
     with pytest.raises(OSError, match="full"):
         add(registry, 3.0)
     monkeypatch.undo()
+    assert [path.name for path in tmp_path.glob(".new-*")] == [".new-v0003"]
     again = Registry(tmp_path, keep=10)
+    assert not list(tmp_path.glob(".new-*")), "a restart removes what was not finished"
     assert again.champion().version == "v0001"
     assert [version.name for version in again.versions()] == ["v0001", "v0002"]
     assert add(again, 3.0) == "v0003"
@@ -131,3 +135,42 @@ def test_old_versions_are_removed_but_never_the_champion(tmp_path: Path):
     assert [version.name for version in registry.versions()] == ["v0001", "v0004", "v0005"]
     assert json.loads((tmp_path / "champion.json").read_text())["version"] == "v0001"
     assert predicted(registry, "v0001") == 0.0
+
+
+def test_a_version_that_was_not_finished_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    registry = Registry(tmp_path, keep=10)
+
+    def crash(path: Path, content: bytes) -> None:
+        path.write_bytes(b"half")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(module, "_write", crash)
+    with pytest.raises(OSError, match="full"):
+        add(registry, 1.0)
+    monkeypatch.undo()
+    assert add(registry, 2.0) == "v0001"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v0001"]
+    assert predicted(Registry(tmp_path, keep=10), "v0001") == 2.0
+
+
+def test_version_10000_is_newer_than_9999(tmp_path: Path):
+    registry = Registry(tmp_path, keep=2)
+    (tmp_path / "v9997").mkdir()
+    assert [add(registry, value) for value in range(3)] == ["v9998", "v9999", "v10000"]
+    assert registry.prune() == ("v9997", "v9998")
+    assert [version.name for version in registry.versions()] == ["v9999", "v10000"]
+
+
+def test_models_that_are_not_used_leave_memory(tmp_path: Path):
+    registry = Registry(tmp_path, keep=3)
+    names = [add(registry, value) for value in range(6)]
+    registry = Registry(tmp_path, keep=3)
+    models = [weakref.ref(registry.model(name)) for name in names]
+    gc.collect()
+    assert [model() is not None for model in models] == [False, False, True, True, True, True]
+    assert registry.model(names[5]) is models[5](), "a model in memory is not read again"
+    registry.prune()
+    gc.collect()
+    assert [model() is not None for model in models] == [False, False, False, True, True, True]
+    with pytest.raises(UnknownVersion):
+        registry.model(names[2])

@@ -15,9 +15,10 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from starlette.routing import Route
 
-from regmodel import http_metrics
 from regmodel.counts import BadCounts
+from regmodel.http_metrics import HttpMetrics, MetricsEndpoint
 from regmodel.model import NotEnoughCounts
 from regmodel.registry import BrokenModel, ChampionMoved, UnknownVersion
 from regmodel.schemas import (
@@ -86,8 +87,8 @@ def create_app(settings: Settings, *, service: Service | None = None) -> FastAPI
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(NotEnoughCounts, _not_enough)
     _add_routes(app, service)
-    app.add_route("/metrics", http_metrics.metrics_endpoint(registry), include_in_schema=False)
-    http_metrics.install(app, registry)
+    app.router.routes.append(Route("/metrics", MetricsEndpoint(registry), methods=["GET"], include_in_schema=False))
+    app.add_middleware(HttpMetrics, api=app, registry=registry)
     return app
 
 

@@ -52,7 +52,7 @@ class Day:
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class FeatureTest:
     """One feature's test: the KS distance (0 to 1), its p-value and the p-value after Holm's correction."""
 
     feature: str
@@ -70,7 +70,7 @@ class Tested:
 class Drift:
     """The tests of all features that could be tested."""
 
-    tests: tuple[Tested, ...]
+    tests: tuple[FeatureTest, ...]
     reference_days: int
     current_days: int
 
@@ -173,7 +173,7 @@ def detect(history: Sequence[Day], reference: Sequence[Day], current: Sequence[D
     if not found:
         raise PipelineError("drift: no feature has enough known days to be tested")
     adjusted = holm([p_value for _, _, p_value in found])
-    tests = tuple(Tested(*one, value) for one, value in zip(found, adjusted, strict=True))
+    tests = tuple(FeatureTest(*one, value) for one, value in zip(found, adjusted, strict=True))
     return Drift(tests, len(reference), len(current))
 
 

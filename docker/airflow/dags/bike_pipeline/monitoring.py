@@ -106,6 +106,9 @@ def audit_row(
         value = pulled("validate_new_champion", key)
         return pulled("validate_model", otherwise) if value is None else value
 
+    # Known after a deployment also when the validation of the new champion failed.
+    deployed = pulled("fine_tune_model", "challenger_version") if decision == "deploy" else None
+
     return AuditRow(
         timestamp=as_of,
         run_id=run_id,
@@ -126,7 +129,7 @@ def audit_row(
         baseline_regression=pulled("fine_tune_model", "baseline_regression"),
         deployment_decision=decision,
         error_message=f"failed: {', '.join(failed)}" if failed else None,
-        model_uri=_uri(settings, newest("champion_version", "champion_version")),
+        model_uri=_uri(settings, deployed or newest("champion_version", "champion_version")),
     )
 
 
@@ -143,10 +146,11 @@ def ask_for_refresh(settings: Settings) -> str:
         return "no PIPELINE_REFRESH_URL or EXPORTER_REFRESH_TOKEN: the exporter will look by itself"
     headers = {"Authorization": f"Bearer {settings.refresh_token}"}
     try:
-        answer = requests.post(settings.refresh_url, headers=headers, timeout=REFRESH_TIMEOUT)
+        # The status is enough: a body that drips in is not waited for.
+        with requests.post(settings.refresh_url, headers=headers, timeout=REFRESH_TIMEOUT, stream=True) as answer:
+            return f"the exporter answered HTTP {answer.status_code}"
     except requests.RequestException as error:
         return f"the exporter was not told: {type(error).__name__}"
-    return f"the exporter was told: HTTP {answer.status_code}"
 
 
 EXPECTED: Final = (
