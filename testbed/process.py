@@ -24,9 +24,16 @@ class NotReady(RuntimeError):
 
 
 def children(pid: int | str = "self") -> list[int]:
-    """Process ids of a process's children, whichever of its threads started them."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    """Process ids of a process's children, whichever of its threads started them.
+
+    Raises:
+        FileNotFoundError: the process is gone.
+    """
+    while True:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        # A thread that ends while they are read hands its children to another one: read them all again.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return sorted({int(child) for thread in threads for child in (thread / "children").read_text().split()})
 
 
 def free_port(host: str = "127.0.0.1") -> int:
