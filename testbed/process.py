@@ -138,6 +138,19 @@ class ServerProcess:
         _signal_group(process.pid, signal.SIGKILL)
         process.wait()
 
+    def end(self, number: signal.Signals, within: float) -> float:
+        """Send the process, not its group, a signal and wait for its end; gives the seconds that took.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not ended `within` so many seconds.
+        """
+        if self._process is None:
+            raise RuntimeError("not started")
+        began = time.monotonic()
+        self._process.send_signal(number)
+        self._process.wait(within)
+        return time.monotonic() - began
+
     def log_tail(self, lines: int = _TAIL_LINES) -> str:
         """The last lines that the process wrote."""
         try:

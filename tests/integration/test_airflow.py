@@ -206,7 +206,7 @@ def test_running_failed_cleared_and_marked_by_hand(airflow: Airflow, tmp_path: P
 
     go_on = tmp_path / "go on"
     running = airflow.start_run(FETCH, {"until": str(go_on), "fetch_to_bigquery.records_count": 1000})
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not value(reading := reader.read(reading), "airflow_dag_run_active_seconds", dag_id=FETCH):
         assert time.monotonic() < end, "the run never showed up as running"
         time.sleep(0.2)

@@ -657,7 +657,7 @@ def test_a_hung_airflow_is_cut_off_by_interrupt(proxy: FaultProxy):
     began = time.monotonic()
     with pytest.raises(SourceTimeout):
         airflow.read(None)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 def test_requests_are_counted_by_code(fake: FakeAirflow, proxy: FaultProxy):
