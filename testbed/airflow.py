@@ -1,7 +1,8 @@
 """A real Airflow for tests: the `airflow2` and `airflow3` fixtures.
 
 Each has a folder of its own with a SQLite database, the DAGs of `airflow_dags/`, and a running API server. Runs are
-made by `airflow dags test`, which executes a run for real in one process, so no scheduler is needed.
+made by `airflow dags test`, which executes a run for real in one process, so no scheduler is needed. Commands run in
+children of a process that has imported Airflow already (`airflow_commands.py`).
 """
 
 import contextlib
@@ -9,8 +10,9 @@ import datetime
 import json
 import os
 import shutil
+import socket
 import sqlite3
-import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,67 +29,89 @@ PASSWORD: Final = "a-planted-password"
 VIEWER: Final = "viewer"
 NOBODY: Final = "nobody"
 """A user without any permission (Airflow 2 only)."""
-TOKEN_SECONDS: Final = 20
+TOKEN_SECONDS: Final = 10
 DAGS: Final = Path(__file__).resolve().parent / "airflow_dags"
 _READY_WITHIN: Final = 240.0
 _COMMAND_WITHIN: Final = 300.0
+_COMMANDS: Final = Path(__file__).resolve().parent / "airflow_commands.py"
+_SOCKET: Final = "socket"
+
+
+class Command:
+    """One of Airflow's commands, which has just been started.
+
+    Args:
+        ready: the socket of the process that runs commands.
+        output: the file that receives what the command prints.
+    """
+
+    def __init__(self, ready: Path, output: Path, arguments: Sequence[str]) -> None:
+        self._name = f"airflow {' '.join(arguments)}"
+        self._output = output
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(str(ready))
+        request = json.dumps({"arguments": list(arguments), "output": str(output)})
+        self._connection.sendall(request.encode() + b"\n")
+
+    def wait(self, *, check: bool = True) -> str:
+        """Wait for the command's end, at most five minutes, and give what it printed.
+
+        Args:
+            check: raise AssertionError when it ends with another status than 0.
+        """
+        self._connection.settimeout(_COMMAND_WITHIN)
+        with self._connection, self._connection.makefile("rb") as answer:
+            status = answer.readline().strip().decode() or "no status: it died"
+        printed = self._output.read_text("utf-8", errors="replace")
+        if check and status != "0":
+            raise AssertionError(f"{self._name} ended with {status}:\n{printed[-3000:]}")
+        return printed
 
 
 @dataclass(frozen=True)
 class Airflow:
-    """A running Airflow. `major` is 2 or 3; `url` has no slash at its end."""
+    """A running Airflow. `major` is 2 or 3; `url` has no slash at its end.
+
+    Attributes:
+        commands: a folder, with a short name because a socket's path is short, for the commands' socket and outputs.
+    """
 
     major: int
     home: Path
     port: int
+    commands: Path
     environment: Mapping[str, str] = field(repr=False)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def command(self, *arguments: str) -> list[str]:
-        """Airflow's command line."""
-        return [str(install.engine_home(f"airflow{self.major}") / "bin" / "airflow"), *arguments]
+    @property
+    def program(self) -> Path:
+        """The folder of Airflow's programs."""
+        return install.engine_home(f"airflow{self.major}") / "bin"
 
-    def run(self, *arguments: str, check: bool = True) -> str:
+    def start(self, *arguments: str) -> Command:
+        """Start one of Airflow's commands."""
+        handle, output = tempfile.mkstemp(dir=self.commands, suffix=".txt")
+        os.close(handle)
+        return Command(self.commands / _SOCKET, Path(output), arguments)
+
+    def run(self, *arguments: str) -> str:
         """Run one of Airflow's commands to its end and give what it printed."""
-        done = subprocess.run(
-            self.command(*arguments),
-            env={**os.environ, **self.environment},
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_COMMAND_WITHIN,
-            check=False,
-        )
-        if check and done.returncode:
-            raise AssertionError(f"airflow {' '.join(arguments)} failed:\n{done.stdout[-3000:]}")
-        return done.stdout
+        return self.start(*arguments).wait()
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, check: bool = True) -> None:
-        """Execute one run of a DAG, now and to its end. No date is given: the run's start would become that date.
+    def start_run(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> Command:
+        """Start one run of a DAG. No date is given: the run's start would become that date."""
+        return self.start("dags", "test", dag_id, *(["-c", json.dumps(conf)] if conf else []))
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, check: bool = True) -> str:
+        """Execute one run of a DAG, now and to its end, and give what it printed.
 
         Args:
             check: raise when the command fails, unless the run was told to.
         """
-        arguments = ["dags", "test", dag_id]
-        if conf:
-            arguments += ["-c", json.dumps(conf)]
-        self.run(*arguments, check=check and not (conf or {}).get("fail"))
-
-    def start_run(self, dag_id: str, conf: Mapping[str, Any]) -> "subprocess.Popen[bytes]":
-        """The same, without waiting for the end."""
-        return subprocess.Popen(
-            self.command("dags", "test", dag_id, "-c", json.dumps(conf)),
-            env={**os.environ, **self.environment},
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        return self.start_run(dag_id, conf).wait(check=check and not (conf or {}).get("fail"))
 
     def api(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Ask its REST API, as the administrator."""
@@ -140,7 +164,7 @@ def _stored(at: float) -> str:
     return text.removesuffix("+00:00")
 
 
-def _airflow(major: int, folder: Path, dags: Path, more: Mapping[str, str]) -> Airflow:
+def _airflow(major: int, folder: Path, dags: Path, commands: Path, more: Mapping[str, str]) -> Airflow:
     home = folder / f"airflow{major}"
     shutil.copytree(dags, home / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     port = free_port()
@@ -150,6 +174,8 @@ def _airflow(major: int, folder: Path, dags: Path, more: Mapping[str, str]) -> A
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__PARALLELISM": "2",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+        # Each command would compare the database, made a moment ago, with the code.
+        "AIRFLOW__DATABASE__CHECK_MIGRATIONS": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         "NO_PROXY": "127.0.0.1,localhost",
         **more,
@@ -176,7 +202,7 @@ def _airflow(major: int, folder: Path, dags: Path, more: Mapping[str, str]) -> A
             "AIRFLOW__API_AUTH__JWT_LEEWAY": "0",
             "AIRFLOW__API_AUTH__JWT_SECRET": "not a secret, only long enough for a test of signatures " * 2,
         }
-    return Airflow(major, home, port, environment)
+    return Airflow(major, home, port, commands, environment)
 
 
 def _set_up(airflow: Airflow) -> None:
@@ -201,23 +227,32 @@ def running(
         dags: the folder of DAGs to give it a copy of.
         environment: variables for its tasks.
     """
-    airflow = _airflow(major, folder, dags, environment or {})
-    _set_up(airflow)
-    if major == 2:
-        command = airflow.command("webserver", "--hostname", "127.0.0.1", "--port", str(airflow.port))
-        probe = f"{airflow.url}/api/v1/version"
-    else:
-        command = airflow.command("api-server")
-        probe = f"{airflow.url}/api/v2/version"
-    server = ServerProcess(
-        command,
-        log=airflow.home / "server.log",
-        ready=http_ready(probe),
-        environment=airflow.environment,
-        cwd=airflow.home,
-        ready_within=_READY_WITHIN,
-    )
-    with server:
+    with contextlib.ExitStack() as stack:
+        commands = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="airflow-")))
+        airflow = _airflow(major, folder, dags, commands, environment or {})
+        stack.enter_context(
+            ServerProcess(
+                # -P: the program's own folder, which holds an airflow.py, is no place to import from.
+                [airflow.program / "python", "-P", _COMMANDS, commands / _SOCKET],
+                log=airflow.home / "commands.log",
+                ready=(commands / _SOCKET).exists,
+                environment=airflow.environment,
+                cwd=airflow.home,
+                ready_within=_READY_WITHIN,
+            )
+        )
+        _set_up(airflow)
+        server = {2: ["webserver", "--hostname", "127.0.0.1", "--port", str(airflow.port)], 3: ["api-server"]}[major]
+        stack.enter_context(
+            ServerProcess(
+                [airflow.program / "airflow", *server],
+                log=airflow.home / "server.log",
+                ready=http_ready(f"{airflow.url}/api/v{major - 1}/version"),
+                environment=airflow.environment,
+                cwd=airflow.home,
+                ready_within=_READY_WITHIN,
+            )
+        )
         yield airflow
 
 

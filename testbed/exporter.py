@@ -45,7 +45,7 @@ class RunningExporter:
                 **(environment or {}),
             },
             cwd=folder,
-            ready_within=30,
+            ready_within=90,
         )
         self.session = requests.Session()
         self.session.trust_env = False
@@ -66,11 +66,11 @@ class RunningExporter:
         """What /metrics says now."""
         return Exposed(self.get("/metrics").text)
 
-    def wait_for(self, name: str, value: float | None, *, within: float = 20.0, **labels: str) -> Exposed:
+    def wait_for(self, name: str, value: float | None, *, within: float = 60.0, **labels: str) -> Exposed:
         """Scrape until a sample has this value."""
         return self._wait(name, lambda found: found == value, f"not {value}", within, labels)
 
-    def wait_beyond(self, name: str, value: float, *, within: float = 20.0, **labels: str) -> Exposed:
+    def wait_beyond(self, name: str, value: float, *, within: float = 60.0, **labels: str) -> Exposed:
         """Scrape until a sample is above this value: what counts on its own may move by more than one at a time."""
         return self._wait(name, lambda found: found is not None and found > value, f"not above {value}", within, labels)
 
@@ -104,9 +104,4 @@ class RunningExporter:
 
     def terminate(self, number: signal.Signals = signal.SIGTERM, within: float = 10.0) -> float:
         """Send the master a signal and wait for its end; gives the seconds that took."""
-        process = self._server._process
-        assert process is not None
-        began = time.monotonic()
-        process.send_signal(number)
-        process.wait(within)
-        return time.monotonic() - began
+        return self._server.end(number, within)

@@ -239,7 +239,7 @@ def _seconds(text: str | None) -> float | None:
     return None if text is None else datetime.datetime.fromisoformat(text).timestamp()
 
 
-def wait_until(condition: Any, within: float = 10.0) -> None:
+def wait_until(condition: Any, within: float = 60.0) -> None:
     """Wait for a condition that another thread brings about."""
     end = time.monotonic() + within
     while not condition():

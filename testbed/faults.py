@@ -275,7 +275,7 @@ class FaultProxy:
             totals[seen.method, seen.path] = totals.get((seen.method, seen.path), 0) + 1
         return totals
 
-    def wait_for_requests(self, number: int, timeout: float = 10.0) -> bool:
+    def wait_for_requests(self, number: int, timeout: float = 60.0) -> bool:
         """Block until this many requests have arrived since the last `forget`. False when the time is over."""
         with self._arrival:
             return self._arrival.wait_for(lambda: len(self._requests) >= number, timeout)

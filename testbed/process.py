@@ -24,9 +24,16 @@ class NotReady(RuntimeError):
 
 
 def children(pid: int | str = "self") -> list[int]:
-    """Process ids of a process's children, whichever of its threads started them."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    """Process ids of a process's children, whichever of its threads started them.
+
+    Raises:
+        FileNotFoundError: the process is gone.
+    """
+    while True:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        # A thread that ends while they are read hands its children to another one: read them all again.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return sorted({int(child) for thread in threads for child in (thread / "children").read_text().split()})
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -130,6 +137,19 @@ class ServerProcess:
         # The leader may be gone while its children are not: the group outlives it.
         _signal_group(process.pid, signal.SIGKILL)
         process.wait()
+
+    def end(self, number: signal.Signals, within: float) -> float:
+        """Send the process, not its group, a signal and wait for its end; gives the seconds that took.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not ended `within` so many seconds.
+        """
+        if self._process is None:
+            raise RuntimeError("not started")
+        began = time.monotonic()
+        self._process.send_signal(number)
+        self._process.wait(within)
+        return time.monotonic() - began
 
     def log_tail(self, lines: int = _TAIL_LINES) -> str:
         """The last lines that the process wrote."""

@@ -39,7 +39,7 @@ class RunningPrometheus:
         assert answer["status"] == "success", answer
         return {one["metric"].get("job", ""): float(one["value"][1]) for one in answer["data"]["result"]}
 
-    def wait_for(self, expression: str, expected: dict[str, float], within: float = 20.0) -> None:
+    def wait_for(self, expression: str, expected: dict[str, float], within: float = 60.0) -> None:
         """Query until the answer is as expected."""
         end = time.monotonic() + within
         while (found := self.query(expression)) != expected:

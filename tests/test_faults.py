@@ -198,7 +198,7 @@ def test_hang_ends_for_the_proxy_when_the_client_gives_up(proxy: FaultProxy) -> 
     with pytest.raises(TimeoutError):
         ask(proxy, timeout=0.1)
 
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while proxy.open_connections and time.monotonic() < deadline:
         threading.Event().wait(0.01)
     assert proxy.open_connections == 0
@@ -217,7 +217,7 @@ def test_closing_releases_hung_connections_and_ends_all_threads(upstream: str) -
         started = time.monotonic()
         proxy.close()
 
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
         assert all(isinstance(answer.exception(5), http.client.HTTPException | OSError) for answer in answers)
     assert proxy_threads(proxy) == []
 

@@ -1,12 +1,13 @@
 """The three DAGs of the pipeline as Airflow 2 and 3 both run them: tasks push what their run's `conf` says.
 
-`conf` keys: `fail` ends the last task in failure, `sleep` makes it take that many seconds, every other key is an XCom
-as `task.key`: "absent" is not pushed, "long 1000" is a text of that many characters. Without conf, the
+`conf` keys: `fail` ends the last task in failure, `until` makes it wait for a file of that name, every other key is an
+XCom as `task.key`: "absent" is not pushed, "long 1000" is a text of that many characters. Without conf, the
 values in PUSHED are pushed.
 """
 
 import time
 from datetime import datetime
+from pathlib import Path
 
 try:
     from airflow.providers.standard.operators.python import PythonOperator
@@ -49,7 +50,8 @@ def push(ti, dag_run, **_):
 
 def finish(dag_run, **_):
     conf = dag_run.conf or {}
-    time.sleep(float(conf.get("sleep", 0)))
+    while "until" in conf and not Path(conf["until"]).exists():
+        time.sleep(0.05)
     if conf.get("fail"):
         raise RuntimeError("told to fail")
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from exporter.catalog_parser import load_catalog
 from exporter.errors import SourceUnavailable
@@ -27,6 +28,8 @@ from exporter.sources.airflow import AirflowSource
 from exporter.sources.airflow.client import Client
 from testbed.airflow import NOBODY, PASSWORD, TOKEN_SECONDS, VIEWER, Airflow
 from testbed.faults import FaultProxy
+
+pytestmark = [pytest.mark.xdist_group("airflow"), pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 FETCH, PREDICT, MONITOR = "daily_fetch_bike_data", "daily_prediction", "monitor_and_fine_tune"
@@ -177,6 +180,7 @@ def test_twenty_more_refreshes_change_nothing_and_ask_two_questions_each(airflow
         first = reader.read(None)
         reader.read(first)
         proxy.forget()
+        began = time.monotonic()
         for _ in range(20):
             again = reader.read(first)
             before = {
@@ -188,10 +192,10 @@ def test_twenty_more_refreshes_change_nothing_and_ask_two_questions_each(airflow
             assert after == before
         log_ins = proxy.count("POST", "/auth/token")
         assert len(proxy.requests) - log_ins == 40
-        assert log_ins <= 2
+        assert log_ins <= 2 + (time.monotonic() - began) / TOKEN_SECONDS
 
 
-def test_running_failed_cleared_and_marked_by_hand(airflow: Airflow):
+def test_running_failed_cleared_and_marked_by_hand(airflow: Airflow, tmp_path: Path):
     reader = source(airflow)
     reading = reader.read(None)
     before = runs_counted(reading)
@@ -200,13 +204,15 @@ def test_running_failed_cleared_and_marked_by_hand(airflow: Airflow):
         now = runs_counted(reading)
         return {key: now.get(key, 0) - before.get(key, 0) for key in now if now.get(key, 0) != before.get(key, 0)}
 
-    running = airflow.start_run(FETCH, {"sleep": 6, "fetch_to_bigquery.records_count": 1000})
-    end = time.monotonic() + 60
+    go_on = tmp_path / "go on"
+    running = airflow.start_run(FETCH, {"until": str(go_on), "fetch_to_bigquery.records_count": 1000})
+    end = time.monotonic() + 120
     while not value(reading := reader.read(reading), "airflow_dag_run_active_seconds", dag_id=FETCH):
         assert time.monotonic() < end, "the run never showed up as running"
         time.sleep(0.2)
     assert grown(reading) == {}
-    running.wait(120)
+    go_on.touch()
+    running.wait()
     total = value(reading, "bike_records_ingested_total")
     reading = reader.read(reading)
     assert grown(reading) == {(FETCH, "success"): 1}
@@ -336,7 +342,14 @@ def test_a_token_that_has_really_expired_is_renewed(airflow3: Airflow):
     # Its clock stands still, so it believes in its token for ever; the server does not.
     client = Client(Settings.from_env(env(airflow3)), monotonic=lambda: 1000.0)
     assert client.dags()
-    time.sleep(TOKEN_SECONDS + 2)
+    # Airflow gives this token later, so it expires later.
+    other = requests.post(
+        f"{airflow3.url}/auth/token", json={"username": VIEWER, "password": PASSWORD}, timeout=30
+    ).json()["access_token"]
+    end = time.monotonic() + 10 * TOKEN_SECONDS
+    while requests.get(f"{airflow3.url}/api/v2/dags", headers={"Authorization": f"Bearer {other}"}, timeout=30).ok:
+        assert time.monotonic() < end, "the token never expired"
+        time.sleep(0.5)
     assert client.dags()
     assert client.sent()["401"] == 1
     assert client.sent()["201"] == 2
@@ -376,7 +389,7 @@ print("started", flush=True)
 while True:
     source.read(None)
 """
-RESTARTS = 50
+RESTARTS = 12
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from testbed.faults import FaultProxy, drip, hang, html, status, truncate
 from tests.integration.test_airflow import FETCH, MONITOR, PREDICT, runs_stored
 from tests.integration.test_prometheus import RunningPrometheus
 
+pytestmark = pytest.mark.xdist_group("airflow")
+
 INTERVAL = {"EXPORTER_REFRESH_SECONDS": "1", "AIRFLOW_TIMEOUT_SECONDS": "3"}
 R2, SHARE = "bike_model_r2_champion_current", "bike_drift_share"
 SOURCE = "mlops_exporter_metric_source_info"
@@ -90,7 +92,7 @@ def test_audit_log_up_cut_and_back(major: int, request: pytest.FixtureRequest, t
         with prometheus.server:
             prometheus.wait_for(R2, {"a": 0.71})
             audit.rename(folder / "away.csv")
-            prometheus.wait_for(R2, {"a": 0.825}, within=10)
+            prometheus.wait_for(R2, {"a": 0.825})
             exposed = exporter.exposed()
             assert exposed.value("mlops_exporter_source_up", source="audit") == 0
             assert exposed.value(SOURCE, metric=R2, source="airflow") == 1
@@ -100,7 +102,7 @@ def test_audit_log_up_cut_and_back(major: int, request: pytest.FixtureRequest, t
             assert exporter.get("/health").json()["status"] == "degraded"
             airflow.trigger(FETCH, {"fetch_to_bigquery.records_count": 1})
             write_audit(folder, 0.74, age=7000)
-            prometheus.wait_for(R2, {"a": 0.74}, within=10)
+            prometheus.wait_for(R2, {"a": 0.74})
             assert exporter.exposed().value(SOURCE, metric=R2, source="audit") == 1
             health = exporter.get("/health").json()
             assert health["status"] == "ok", health
@@ -149,22 +151,21 @@ def test_a_fault_in_airflow_is_airflows_alone(fault, said: str, backs_off: bool,
             threads = exporter.threads()
             proxy.add(fault)
             exporter.wait_for("mlops_exporter_source_up", 0, source="airflow")
-            slowest = 0.0
-            before = exporter.exposed().value("mlops_exporter_source_refreshes_total", source="audit")
-            end = time.monotonic() + 3
-            while time.monotonic() < end:
+            refreshes = "mlops_exporter_source_refreshes_total"
+            before = exporter.exposed().value(refreshes, source="audit")
+            assert before is not None
+            end = time.monotonic() + 60
+            while True:  # until the other source was read twice more; a new state waits up to two seconds for Airflow
                 began = time.monotonic()
                 exposed = exporter.exposed()
-                slowest = max(slowest, time.monotonic() - began)
+                assert time.monotonic() - began < 2  # Airflow's deadline is 3 s
                 assert exposed.value(R2) == 0.71
                 assert exposed.value("mlops_exporter_source_up", source="audit") == 1
                 assert exposed.value("airflow_dag_runs_total", dag_id=DAGS[0], state="success") == 5
+                if exposed.value(refreshes, source="audit") >= before + 2:
+                    break
+                assert time.monotonic() < end, "the audit log is not read any more"
                 time.sleep(0.05)
-            assert slowest < 0.25
-            after = exporter.exposed().value("mlops_exporter_source_refreshes_total", source="audit")
-            assert before is not None
-            assert after is not None
-            assert after - before >= 1  # a new state waits up to two seconds for the other source
             health = exporter.get("/health").json()
             assert health["status"] == "degraded"
             assert said in health["sources"]["airflow"]["last_error"]
@@ -177,4 +178,4 @@ def test_a_fault_in_airflow_is_airflows_alone(fault, said: str, backs_off: bool,
             if backs_off:  # asked again later and later, as the loop's own tests show
                 return
             fake.run(DAGS[0], "after", start=fake.now - 50, end=fake.now)
-            exporter.wait_for("airflow_dag_runs_total", 6, dag_id=DAGS[0], state="success", within=30)
+            exporter.wait_for("airflow_dag_runs_total", 6, dag_id=DAGS[0], state="success")

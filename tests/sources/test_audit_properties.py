@@ -107,7 +107,7 @@ def count(rows: list[Mapping[str, Any]], decision: str) -> int:
     )
 
 
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @QUICK
@@ -130,7 +130,7 @@ def test_every_value_is_the_one_that_the_rules_on_paper_give(rows: list[dict[str
     assert reading.facts["rows"] == sum(row["at"] is not None for row in rows)
 
 
-@settings(QUICK, max_examples=25)
+@settings(QUICK, max_examples=10)
 @given(batches=st.lists(st.lists(ROWS, min_size=1, max_size=3), min_size=1, max_size=4))
 def test_counters_never_step_back_while_rows_are_added_and_the_exposition_can_be_parsed(
     batches: list[list[dict[str, Any]]],

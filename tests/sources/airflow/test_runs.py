@@ -71,7 +71,7 @@ def histories(draw: st.DrawFn) -> list[tuple[float, DagRun]]:
     return list(events.values())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     events=histories(),
     cap=st.integers(1, 12),
