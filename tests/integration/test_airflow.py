@@ -23,8 +23,9 @@ from exporter.errors import SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.snapshot import HistogramSample, Reading, Sample
-from exporter.sources.airflow import AirflowSource
-from exporter.sources.airflow.client import Client
+from exporter.sources.airflow.api import AirflowApi
+from exporter.sources.airflow.session import Session
+from exporter.sources.airflow.source import AirflowSource
 from testbed.airflow import NOBODY, PASSWORD, TOKEN_SECONDS, VIEWER, Airflow
 from testbed.faults import FaultProxy
 
@@ -334,12 +335,13 @@ def test_the_survey(airflow: Airflow):
 
 def test_a_token_that_has_really_expired_is_renewed(airflow3: Airflow):
     # Its clock stands still, so it believes in its token for ever; the server does not.
-    client = Client(Settings.from_env(env(airflow3)), monotonic=lambda: 1000.0)
-    assert client.dags()
+    session = Session(Settings.from_env(env(airflow3)), monotonic=lambda: 1000.0)
+    api = AirflowApi(session)
+    assert api.dags()
     time.sleep(TOKEN_SECONDS + 2)
-    assert client.dags()
-    assert client.sent()["401"] == 1
-    assert client.sent()["201"] == 2
+    assert api.dags()
+    assert session.sent()["401"] == 1
+    assert session.sent()["201"] == 2
 
 
 def test_a_long_history_is_counted_once_and_then_not_asked_for(airflow: Airflow):
@@ -370,7 +372,7 @@ from pathlib import Path
 from exporter.catalog_parser import load_catalog
 from exporter.ledger import Ledger
 from exporter.settings import Settings
-from exporter.sources.airflow import AirflowSource
+from exporter.sources.airflow.source import AirflowSource
 source = AirflowSource(Settings.from_env(os.environ), load_catalog(), Ledger.open(Path(sys.argv[1])))
 print("started", flush=True)
 while True:
