@@ -23,7 +23,7 @@ from exporter.catalog import XCom
 from exporter.catalog_parser import load_catalog
 from exporter.ledger import Ledger
 from exporter.snapshot import Reading
-from exporter.sources.airflow import AirflowSource
+from exporter.sources.airflow.source import AirflowSource
 from testbed.fake_airflow import DAGS, NOW, PASSWORD, USERNAME, FakeAirflow, settings
 from testbed.faults import FaultProxy, Reply, Request
 

@@ -27,7 +27,7 @@ from exporter.catalog_parser import load_catalog
 from exporter.settings import MIN_BYTES_BILLED, Settings
 from exporter.snapshot import Reading
 from exporter.sources.bigquery import BigQueryAudit
-from exporter.sources.transport import DeadlineAdapter
+from exporter.sources.deadlines import DeadlineAdapter
 
 TITLE: Final = "BigQuery: queries and billed bytes in 30 days"
 START: Final = 1_790_000_000.0

@@ -47,7 +47,7 @@ def check(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
 
 
 def _airflow(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
-    from exporter.sources.airflow import AirflowSource
+    from exporter.sources.airflow.source import AirflowSource
 
     ledger = Ledger.open(None)
     source = AirflowSource(settings, catalog, ledger)

@@ -1,9 +1,9 @@
 """What survives a restart: one SQLite file in EXPORTER_STATE_DIR.
 
 It holds the last good reading of every source, from which an exporter that is restarted during an outage goes on, and
-what was counted of Airflow's finished runs, tasks and XComs (`sources/airflow/totals.py` reads and writes those). A
-file that is corrupt, or was written by another version's schema, is set aside with a warning and a new one begun.
-Without a folder that can be written, the same tables live in memory: everything works until the process ends.
+the tables of whoever counts in its transactions (`make_tables`; `sources/airflow/totals.py` does). A file that is
+corrupt, or was written by another version's schema, is set aside with a warning and a new one begun. Without a folder
+that can be written, the same tables live in memory: everything works until the process ends.
 """
 
 import base64
@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,49 +28,6 @@ FILE_NAME: Final = "ledger.sqlite3"
 SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE reading (source TEXT PRIMARY KEY, json TEXT NOT NULL) STRICT;
-
--- `instance` is the base URL of an Airflow: totals of one say nothing about another. Times are Unix seconds.
-CREATE TABLE airflow_instance (instance TEXT PRIMARY KEY, buckets TEXT NOT NULL) STRICT;
--- Everything that ended before `*_until` is counted; `*_complete` once the first look back is done.
-CREATE TABLE airflow_dag (
-    instance TEXT, dag_id TEXT,
-    run_until REAL, run_complete INTEGER NOT NULL DEFAULT 0,
-    task_until REAL, task_complete INTEGER NOT NULL DEFAULT 0,
-    success_run TEXT, success_end REAL,
-    PRIMARY KEY (instance, dag_id)
-) STRICT, WITHOUT ROWID;
--- `kind` is run or task (task_id is '' for runs); `counts` is a JSON list, one entry for each bucket alone.
-CREATE TABLE airflow_total (
-    instance TEXT, kind TEXT, dag_id TEXT, task_id TEXT, state TEXT,
-    events INTEGER NOT NULL, counts TEXT NOT NULL, sum REAL NOT NULL, last_end REAL,
-    PRIMARY KEY (instance, kind, dag_id, task_id, state)
-) STRICT, WITHOUT ROWID;
--- What was counted lately, to recognise it when it is listed again. `ended` is in microseconds, 0 for no end.
-CREATE TABLE airflow_seen (
-    instance TEXT, kind TEXT, dag_id TEXT, ended INTEGER, run_id TEXT, task_id TEXT, map_index INTEGER,
-    PRIMARY KEY (instance, kind, dag_id, ended, run_id, task_id, map_index)
-) STRICT, WITHOUT ROWID;
--- XComs of counted runs that are still to be fetched and added to airflow_sum.
-CREATE TABLE airflow_xcom_pending (
-    instance TEXT, dag_id TEXT, run_id TEXT, run_end REAL, task_id TEXT, key TEXT, backlog INTEGER NOT NULL,
-    PRIMARY KEY (instance, dag_id, run_id, task_id, key)
-) STRICT, WITHOUT ROWID;
--- Which writing of an XCom was added: a run that is cleared in part ends again with the same XCom.
-CREATE TABLE airflow_xcom_added (
-    instance TEXT, dag_id TEXT, run_id TEXT, task_id TEXT, key TEXT, written TEXT NOT NULL, run_end REAL NOT NULL,
-    PRIMARY KEY (instance, dag_id, run_id, task_id, key)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE airflow_sum (
-    instance TEXT, dag_id TEXT, task_id TEXT, key TEXT, field TEXT, take TEXT,
-    total REAL NOT NULL, last_end REAL, problem TEXT,
-    PRIMARY KEY (instance, dag_id, task_id, key, field, take)
-) STRICT, WITHOUT ROWID;
--- XComs of the newest successful run, fetched once. `content` is JSON; NULL with `problem` NULL: there is no such XCom.
-CREATE TABLE airflow_xcom (
-    instance TEXT, dag_id TEXT, task_id TEXT, key TEXT, run_id TEXT NOT NULL, run_end REAL NOT NULL,
-    content TEXT, problem TEXT,
-    PRIMARY KEY (instance, dag_id, task_id, key)
-) STRICT, WITHOUT ROWID;
 """
 
 
@@ -204,6 +161,32 @@ def _in_memory() -> sqlite3.Connection:
 
 def _make_tables(connection: sqlite3.Connection) -> None:
     connection.executescript(f"BEGIN;{_SCHEMA};PRAGMA user_version = {SCHEMA_VERSION};COMMIT;")
+
+
+def make_tables(connection: sqlite3.Connection, owner: str, versions: Sequence[Sequence[str]]) -> None:
+    """Make the tables that a user of the ledger keeps in its file, or bring those of an earlier version up to date.
+
+    Args:
+        connection: inside a transaction of the ledger.
+        owner: whose tables they are; their version is kept under this name.
+        versions: the statements that lead from each version to the next, the first one from nothing to version 1.
+
+    Raises:
+        StateError: a later version wrote them.
+    """
+    connection.execute("CREATE TABLE IF NOT EXISTS tables_of (owner TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT")
+    row = connection.execute("SELECT version FROM tables_of WHERE owner = ?", (owner,)).fetchone()
+    version = row[0] if row else 0
+    if version > len(versions):
+        raise StateError(
+            f"the tables of {owner} in {FILE_NAME} have version {version}, written by a later exporter; this one knows "
+            f"{len(versions)}: use the later one, or another EXPORTER_STATE_DIR"
+        )
+    if version < len(versions):
+        for statements in versions[version:]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute("INSERT OR REPLACE INTO tables_of VALUES (?, ?)", (owner, len(versions)))
 
 
 def reading_to_json(reading: Reading) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from exporter.catalog import Catalog
 from exporter.catalog_parser import load_catalog
 from exporter.ledger import Ledger
 from exporter.settings import Settings
-from exporter.sources.airflow import AirflowSource
+from exporter.sources.airflow.source import AirflowSource
 from testbed.faults import Reply, Request
 
 USERNAME = "monitor"

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 KNOWN = {
-    ("exporter.sources.airflow", "exporter.sources"),
     ("exporter.sources.duckdb_init", "exporter.sources.duckdb"),
 }
 """Imports that still close a circle: importing module and imported module."""

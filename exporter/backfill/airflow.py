@@ -19,9 +19,10 @@ from exporter.catalog import AirflowFigure, Catalog, MetricSpec, XCom
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.snapshot import Gap, Labels
-from exporter.sources.airflow import STATES, AirflowSource
-from exporter.sources.airflow.client import DagRun
-from exporter.sources.airflow.totals import DagMark, Total
+from exporter.sources.airflow.counted import DagMark, Total
+from exporter.sources.airflow.observations import STATES
+from exporter.sources.airflow.records import DagRun
+from exporter.sources.airflow.source import AirflowSource
 
 DAY: Final = 86400.0
 BEFORE_SECONDS: Final = 31 * DAY

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from exporter.catalog import Catalog
-from exporter.choice import AIRFLOW
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.snapshot import Reading, Sample
@@ -104,11 +103,6 @@ class Deferred:
             self._source.close()
 
 
-def airflow_identity(settings: Settings) -> str:
-    """What these settings read of Airflow. Stands here so that it is known before the source is made."""
-    return f"{settings.airflow_url} {','.join(settings.airflow_dag_ids) or '-'}"
-
-
 def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple[Source, ...]:
     """The sources that these settings ask for. Imports no driver."""
 
@@ -125,12 +119,8 @@ def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple
         Deferred(SOURCE_NAME, audit_identity(settings, catalog), settings.audit_timeout_seconds, audit)
     ]
     if settings.airflow_url is not None:
+        # requests is imported with it: 7 MiB that an exporter without an Airflow does not need.
+        from exporter.sources.airflow.source import AirflowSource
 
-        def airflow() -> Source:
-            from exporter.sources.airflow import AirflowSource
-
-            return AirflowSource(settings, catalog, ledger)
-
-        identity = airflow_identity(settings)
-        sources.append(Deferred(AIRFLOW, identity, settings.airflow_timeout_seconds, airflow))
+        sources.append(AirflowSource(settings, catalog, ledger))
     return tuple(sources)

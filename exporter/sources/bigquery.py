@@ -47,7 +47,7 @@ from exporter.sources.audit import (
     read_rows,
     recompute_at,
 )
-from exporter.sources.transport import DeadlineAdapter
+from exporter.sources.deadlines import DeadlineAdapter
 
 log = logging.getLogger(__name__)
 

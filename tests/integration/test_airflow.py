@@ -24,8 +24,9 @@ from exporter.errors import SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.snapshot import HistogramSample, Reading, Sample
-from exporter.sources.airflow import AirflowSource
-from exporter.sources.airflow.client import Client
+from exporter.sources.airflow.api import AirflowApi
+from exporter.sources.airflow.session import Session
+from exporter.sources.airflow.source import AirflowSource
 from testbed.airflow import NOBODY, PASSWORD, TOKEN_SECONDS, VIEWER, Airflow
 from testbed.faults import FaultProxy
 
@@ -340,8 +341,9 @@ def test_the_survey(airflow: Airflow):
 
 def test_a_token_that_has_really_expired_is_renewed(airflow3: Airflow):
     # Its clock stands still, so it believes in its token for ever; the server does not.
-    client = Client(Settings.from_env(env(airflow3)), monotonic=lambda: 1000.0)
-    assert client.dags()
+    session = Session(Settings.from_env(env(airflow3)), monotonic=lambda: 1000.0)
+    api = AirflowApi(session)
+    assert api.dags()
     # Airflow gives this token later, so it expires later.
     other = requests.post(
         f"{airflow3.url}/auth/token", json={"username": VIEWER, "password": PASSWORD}, timeout=30
@@ -350,9 +352,9 @@ def test_a_token_that_has_really_expired_is_renewed(airflow3: Airflow):
     while requests.get(f"{airflow3.url}/api/v2/dags", headers={"Authorization": f"Bearer {other}"}, timeout=30).ok:
         assert time.monotonic() < end, "the token never expired"
         time.sleep(0.5)
-    assert client.dags()
-    assert client.sent()["401"] == 1
-    assert client.sent()["201"] == 2
+    assert api.dags()
+    assert session.sent()["401"] == 1
+    assert session.sent()["201"] == 2
 
 
 def test_a_long_history_is_counted_once_and_then_not_asked_for(airflow: Airflow):
@@ -383,7 +385,7 @@ from pathlib import Path
 from exporter.catalog_parser import load_catalog
 from exporter.ledger import Ledger
 from exporter.settings import Settings
-from exporter.sources.airflow import AirflowSource
+from exporter.sources.airflow.source import AirflowSource
 source = AirflowSource(Settings.from_env(os.environ), load_catalog(), Ledger.open(Path(sys.argv[1])))
 print("started", flush=True)
 while True:

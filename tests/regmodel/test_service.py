@@ -83,9 +83,7 @@ def test_no_row_of_the_baseline_counts_as_recent(monkeypatch: pytest.MonkeyPatch
         ("1969-12-31T23:59:59Z", "1970-02-01", "from 1970 to 2200"),
     ],
 )
-def test_a_window_that_ends_before_it_begins_is_refused(
-    tmp_path: Path, served: Serve, start: str, end: str, said: str
-):
+def test_a_window_that_ends_before_it_begins_is_refused(tmp_path: Path, served: Serve, start: str, end: str, said: str):
     service = a_service(tmp_path)
     service.ensure_champion = lambda: None  # type: ignore[method-assign]  # what the server starts on its own
     api = served(service)

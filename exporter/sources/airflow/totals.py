@@ -25,13 +25,24 @@ import json
 import logging
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from sqlite3 import Connection
 from typing import Any, Final
 
 from exporter.catalog import XCom
-from exporter.ledger import Ledger
-from exporter.sources.airflow.client import DagRun, TaskInstance
+from exporter.ledger import Ledger, make_tables
+from exporter.sources.airflow.counted import (
+    RUN,
+    TASK,
+    Counted,
+    DagMark,
+    KeptXCom,
+    Pending,
+    Success,
+    Sum,
+    SumKey,
+    Total,
+)
+from exporter.sources.airflow.records import DagRun, TaskInstance
 
 log = logging.getLogger(__name__)
 
@@ -39,98 +50,71 @@ OVERLAP_SECONDS: Final = 600.0
 """How late an end may come to light, for example because two workers' clocks disagree, and still be counted."""
 REMEMBER_XCOMS_SECONDS: Final = 90 * 86400.0
 """How long after a run's end it is known which of its XComs were added."""
-RUN: Final = "run"
-TASK: Final = "task"
 Event = DagRun | TaskInstance
-SumKey = tuple[str, str, str, str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Total:
-    """Events of one kind: how many, how their durations fall into the buckets, the durations' sum, the newest end."""
-
-    events: int
-    counts: tuple[int, ...]
-    sum: float
-    last_end: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Success:
-    """The newest successful run of a DAG."""
-
-    run_id: str
-    end: float
-
-
-@dataclass(frozen=True, slots=True)
-class DagMark:
-    """How far a DAG's history is counted; None: not begun. Complete once the first look back has come to its end."""
-
-    run_until: float | None = None
-    run_complete: bool = False
-    task_until: float | None = None
-    task_complete: bool = False
-    success: Success | None = None
-
-    def until(self, kind: str) -> float | None:
-        """The mark for runs or tasks."""
-        return self.run_until if kind == RUN else self.task_until
-
-    def complete(self, kind: str) -> bool:
-        """Whether the first look back at runs or tasks is done."""
-        return self.run_complete if kind == RUN else self.task_complete
-
-
-@dataclass(frozen=True, slots=True)
-class Sum:
-    """A counter made of XComs. `problem` is why the newest run's value is not in it."""
-
-    total: float
-    last_end: float | None
-    problem: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """An XCom that is still to be added to its sums; `backlog` if its run was found in the first look back."""
-
-    dag_id: str
-    run_id: str
-    run_end: float
-    task_id: str
-    key: str
-    backlog: bool
-
-
-@dataclass(frozen=True, slots=True)
-class KeptXCom:
-    """An XCom of a run as it was fetched: a JSON value, or nothing with or without a problem."""
-
-    run_id: str
-    run_end: float
-    content: str | None
-    problem: str | None
-
-
-@dataclass(frozen=True)
-class Known:
-    """Everything that was counted, at one moment. Keys: (DAG, state) for runs, (DAG, task, state) for tasks."""
-
-    dags: Mapping[str, DagMark]
-    runs: Mapping[tuple[str, str], Total]
-    tasks: Mapping[tuple[str, str, str], Total]
-    sums: Mapping[SumKey, Sum]
-    pending: tuple[Pending, ...]
-    xcoms: Mapping[tuple[str, str, str], KeptXCom]
-
-
-NOTHING: Final = Known({}, {}, {}, {}, (), {})
-
-
-def sum_key(spec: XCom) -> SumKey:
-    """What identifies the sum of an XCom."""
-    return spec.dag, spec.task, spec.key, spec.field or "", spec.take or ""
+TABLES: Final = (
+    (
+        # `instance` is the base URL of an Airflow: totals of one say nothing about another. Times are Unix seconds.
+        """
+        CREATE TABLE IF NOT EXISTS airflow_instance (instance TEXT PRIMARY KEY, buckets TEXT NOT NULL) STRICT
+        """,
+        # Everything that ended before `*_until` is counted; `*_complete` once the first look back is done.
+        """
+        CREATE TABLE IF NOT EXISTS airflow_dag (
+            instance TEXT, dag_id TEXT,
+            run_until REAL, run_complete INTEGER NOT NULL DEFAULT 0,
+            task_until REAL, task_complete INTEGER NOT NULL DEFAULT 0,
+            success_run TEXT, success_end REAL,
+            PRIMARY KEY (instance, dag_id)
+        ) STRICT, WITHOUT ROWID
+        """,
+        # `kind` is run or task (task_id is '' for runs); `counts` is a JSON list, one entry for each bucket alone.
+        """
+        CREATE TABLE IF NOT EXISTS airflow_total (
+            instance TEXT, kind TEXT, dag_id TEXT, task_id TEXT, state TEXT,
+            events INTEGER NOT NULL, counts TEXT NOT NULL, sum REAL NOT NULL, last_end REAL,
+            PRIMARY KEY (instance, kind, dag_id, task_id, state)
+        ) STRICT, WITHOUT ROWID
+        """,
+        # What was counted lately, to recognise it when it is listed again. `ended` is in microseconds, 0 for no end.
+        """
+        CREATE TABLE IF NOT EXISTS airflow_seen (
+            instance TEXT, kind TEXT, dag_id TEXT, ended INTEGER, run_id TEXT, task_id TEXT, map_index INTEGER,
+            PRIMARY KEY (instance, kind, dag_id, ended, run_id, task_id, map_index)
+        ) STRICT, WITHOUT ROWID
+        """,
+        # XComs of counted runs that are still to be fetched and added to airflow_sum.
+        """
+        CREATE TABLE IF NOT EXISTS airflow_xcom_pending (
+            instance TEXT, dag_id TEXT, run_id TEXT, run_end REAL, task_id TEXT, key TEXT, backlog INTEGER NOT NULL,
+            PRIMARY KEY (instance, dag_id, run_id, task_id, key)
+        ) STRICT, WITHOUT ROWID
+        """,
+        # Which writing of an XCom was added: a run that is cleared in part ends again with the same XCom.
+        """
+        CREATE TABLE IF NOT EXISTS airflow_xcom_added (
+            instance TEXT, dag_id TEXT, run_id TEXT, task_id TEXT, key TEXT,
+            written TEXT NOT NULL, run_end REAL NOT NULL,
+            PRIMARY KEY (instance, dag_id, run_id, task_id, key)
+        ) STRICT, WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE IF NOT EXISTS airflow_sum (
+            instance TEXT, dag_id TEXT, task_id TEXT, key TEXT, field TEXT, take TEXT,
+            total REAL NOT NULL, last_end REAL, problem TEXT,
+            PRIMARY KEY (instance, dag_id, task_id, key, field, take)
+        ) STRICT, WITHOUT ROWID
+        """,
+        # XComs of the newest successful run, fetched once. `content` is JSON; NULL with `problem` NULL: there is none.
+        """
+        CREATE TABLE IF NOT EXISTS airflow_xcom (
+            instance TEXT, dag_id TEXT, task_id TEXT, key TEXT, run_id TEXT NOT NULL, run_end REAL NOT NULL,
+            content TEXT, problem TEXT,
+            PRIMARY KEY (instance, dag_id, task_id, key)
+        ) STRICT, WITHOUT ROWID
+        """,
+    ),
+)
+"""The tables in the ledger, by version. Version 0.1.0 wrote the same ones without saying so, hence IF NOT EXISTS."""
 
 
 class Totals:
@@ -157,16 +141,13 @@ class Totals:
         self._instance = instance
         self._buckets = {RUN: run_buckets, TASK: task_buckets}
         self._counters = tuple(dict.fromkeys(counters))
-        self._began = False
 
-    def load(self) -> Known:
+    def load(self) -> Counted:
         """Everything that was counted so far."""
         with self._ledger.transaction() as connection:
-            if not self._began:
-                self._begin(connection)
-            known = self._load(connection)
-        self._began = True
-        return known
+            make_tables(connection, "airflow", TABLES)
+            self._fit_buckets(connection)
+            return self._load(connection)
 
     def fold(
         self, kind: str, dag_ids: Collection[str], events: Iterable[Event], until: float, *, complete: bool
@@ -250,7 +231,7 @@ class Totals:
 
     # -- inside a transaction --------------------------------------------------------------------------------------
 
-    def _begin(self, connection: Connection) -> None:
+    def _fit_buckets(self, connection: Connection) -> None:
         """Make sure that what was counted fits the present buckets."""
         buckets = json.dumps([self._buckets[RUN], self._buckets[TASK]])
         row = connection.execute(
@@ -260,7 +241,9 @@ class Totals:
             log.warning("the histograms' buckets changed: Airflow's runs and tasks are counted anew")
             for table in ("dag", "total", "seen", "xcom_pending", "xcom_added", "sum", "xcom", "instance"):
                 connection.execute(f"DELETE FROM airflow_{table} WHERE instance = ?", (self._instance,))  # noqa: S608
-        connection.execute("INSERT OR REPLACE INTO airflow_instance VALUES (?, ?)", (self._instance, buckets))
+            row = None
+        if row is None:
+            connection.execute("INSERT INTO airflow_instance VALUES (?, ?)", (self._instance, buckets))
 
     def _marks(self, connection: Connection) -> dict[str, DagMark]:
         rows = connection.execute(
@@ -345,7 +328,7 @@ class Totals:
             (self._instance, kind, dag_id, _microseconds(until - OVERLAP_SECONDS)),
         )
 
-    def _load(self, connection: Connection) -> Known:
+    def _load(self, connection: Connection) -> Counted:
         def rows(statement: str) -> list[tuple[Any, ...]]:
             return connection.execute(statement, (self._instance,)).fetchall()
 
@@ -359,7 +342,7 @@ class Totals:
                 runs[dag_id, state] = value
             else:
                 tasks[dag_id, task_id, state] = value
-        return Known(
+        return Counted(
             dags=self._marks(connection),
             runs=runs,
             tasks=tasks,

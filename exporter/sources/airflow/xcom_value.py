@@ -12,6 +12,7 @@ import re
 from typing import Any, Final
 
 from exporter.catalog import XCom
+from exporter.sources.airflow.counted import KeptXCom
 
 MAX_CHARACTERS: Final = 64 * 1024
 MAX_DEPTH: Final = 20
@@ -42,6 +43,17 @@ def number(value: Any, spec: XCom) -> float:
             raise ValueError("not a list, so it has no length")
         return float(len(value))
     return _finite(value)
+
+
+def kept_number(kept: KeptXCom, spec: XCom) -> float:
+    """The finite number that `spec` asks for in an XCom that was fetched.
+
+    Raises:
+        ValueError: there is none, with the reason.
+    """
+    if kept.content is None:
+        raise ValueError(kept.problem or "was not pushed")
+    return number(json.loads(kept.content), spec)
 
 
 def _finite(value: Any) -> float:

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.ledger import Ledger
-from exporter.sources.airflow.client import DagRun, Page, TaskInstance
-from exporter.sources.airflow.runs import MAX_WINDOWS, catch_up
-from exporter.sources.airflow.totals import OVERLAP_SECONDS, RUN, TASK, Totals
+from exporter.sources.airflow.counted import RUN, TASK
+from exporter.sources.airflow.records import DagRun, Page, TaskInstance
+from exporter.sources.airflow.totals import OVERLAP_SECONDS, Totals
+from exporter.sources.airflow.windows import MAX_WINDOWS, catch_up
 
 NOW = 1_750_000_000.0
 LOOKBACK = 3600.0 * 30
@@ -17,7 +18,7 @@ DAGS = ("a", "b", "c")
 
 
 @dataclass
-class ListClient:
+class ListApi:
     """Answers from a list of (seconds at which it comes to light, event), `cap` rows a page."""
 
     events: list[tuple[float, DagRun | TaskInstance]]
@@ -79,14 +80,14 @@ def histories(draw: st.DrawFn) -> list[tuple[float, DagRun]]:
     newcomer=st.integers(0, 10),
 )
 def test_every_end_is_counted_once(events, cap: int, steps, newcomer: int):
-    client = ListClient(events, cap)
+    api = ListApi(events, cap)
     ledger = Ledger.open(None)
     totals = Totals(ledger, "here", (10.0, 60.0), (10.0,), ())
 
     def look(dags: Collection[str], windows: int) -> None:
         left = iter(range(windows))
         catch_up(
-            client,  # type: ignore[arg-type]
+            api,  # type: ignore[arg-type]
             totals,
             totals.load().dags,
             RUN,
@@ -97,10 +98,10 @@ def test_every_end_is_counted_once(events, cap: int, steps, newcomer: int):
 
     for number, (seconds, windows, restart) in enumerate(steps):
         look(DAGS if number >= newcomer else DAGS[:2], windows)
-        client.at += seconds
+        api.at += seconds
         if restart:
             totals = Totals(ledger, "here", (10.0, 60.0), (10.0,), ())
-    client.at += 10_000
+    api.at += 10_000
     for _ in range(60):
         # As many as a refresh may ask for: more ends at one instant than a page holds take about a hundred to find.
         look(DAGS, MAX_WINDOWS)
@@ -114,14 +115,14 @@ def test_every_end_is_counted_once(events, cap: int, steps, newcomer: int):
 def test_identities_older_than_the_overlap_are_dropped():
     ledger = Ledger.open(None)
     totals = Totals(ledger, "here", (10.0,), (10.0,), ())
-    client = ListClient([], 1000)
+    api = ListApi([], 1000)
     for number in range(200):
-        client.at = number * 60.0
-        end = NOW + client.at - 1
-        client.events.append((client.at, DagRun("a", f"r{number}", "success", end - 5, end)))
-        client.events.append((client.at, TaskInstance("a", f"r{number}", "t", -1, "success", end - 5, end)))
+        api.at = number * 60.0
+        end = NOW + api.at - 1
+        api.events.append((api.at, DagRun("a", f"r{number}", "success", end - 5, end)))
+        api.events.append((api.at, TaskInstance("a", f"r{number}", "t", -1, "success", end - 5, end)))
         for kind in (RUN, TASK):
-            arguments = (client, totals, totals.load().dags, kind, ["a"])
+            arguments = (api, totals, totals.load().dags, kind, ["a"])
             catch_up(*arguments, lookback=LOOKBACK, enough=lambda: False)  # type: ignore[arg-type]
     with ledger.transaction() as connection:
         kept = connection.execute("SELECT count(*) FROM airflow_seen").fetchone()[0]

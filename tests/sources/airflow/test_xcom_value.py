@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.catalog import XCom
-from exporter.sources.airflow.xcom import MAX_CHARACTERS, number
+from exporter.sources.airflow.xcom_value import MAX_CHARACTERS, number
 
 PLAIN = XCom("d", "t", "k")
 SHARE = XCom("d", "t", "k", field="drift_share")

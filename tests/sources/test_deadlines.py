@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from exporter.errors import BadData, SourceTimeout
-from exporter.sources.transport import DeadlineAdapter
+from exporter.sources.deadlines import DeadlineAdapter
 from testbed import faults
 
 NO_GZIP = faults.answer(faults.Reply(200, b"no gzip", {"Content-Encoding": "gzip"}))

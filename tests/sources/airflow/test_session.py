@@ -1,4 +1,4 @@
-"""The client: versions, log-in, retries, deadlines, and one plain error for each thing that goes wrong."""
+"""One request: versions, log-in, retries, deadlines, and one plain error for each thing that goes wrong."""
 
 import http.server
 import shutil
@@ -14,8 +14,9 @@ import certifi
 import pytest
 
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
-from exporter.sources.airflow import client as client_module
-from exporter.sources.airflow.client import Client, format_time, parse_time
+from exporter.sources.airflow import session as session_module
+from exporter.sources.airflow.api import AirflowApi
+from exporter.sources.airflow.session import Session
 from testbed.fake_airflow import DAGS, NOW, PASSWORD, FakeAirflow, settings
 from testbed.faults import FaultProxy, Reply, Request, drip, hang, html, reset, status, truncate
 
@@ -35,13 +36,13 @@ def proxy(fake: FakeAirflow) -> Iterator[FaultProxy]:
         yield proxy
 
 
-def make(url: str, **env: str) -> Client:
-    return Client(settings(url, **env), clock=lambda: NOW, jitter=lambda: -0.5)
+def make(url: str, **env: str) -> AirflowApi:
+    return AirflowApi(Session(settings(url, **env), clock=lambda: NOW, jitter=lambda: -0.5))
 
 
-def failure(client: Client, seconds: float = 10.0) -> SourceError:
+def failure(client: AirflowApi, seconds: float = 10.0) -> SourceError:
     """The error that asking for the DAGs ends in. No secret is in it."""
-    with pytest.raises(SourceError) as caught, client.deadline(seconds):
+    with pytest.raises(SourceError) as caught, client.session.deadline(seconds):
         client.dags()
     for text in (str(caught.value), repr(caught.value)):
         assert PASSWORD not in text
@@ -56,8 +57,8 @@ def failure(client: Client, seconds: float = 10.0) -> SourceError:
 def test_the_version_is_found_by_asking(api: str, proxy: FaultProxy):
     client = make(proxy.url)
     assert [dag.dag_id for dag in client.dags()] == sorted(DAGS)
-    assert client.api() == api
-    assert client.ask_version() == {"v1": "2.11.2", "v2": "3.3.2"}[api]
+    assert client.session.api() == api
+    assert client.session.ask_version() == {"v1": "2.11.2", "v2": "3.3.2"}[api]
 
 
 @BOTH
@@ -89,7 +90,7 @@ def test_an_airflow_that_was_upgraded_is_asked_anew(api: str, fake: FakeAirflow,
     fake.api = "v2" if api == "v1" else "v1"
     assert failure(client).reason == "not_found"
     assert client.dags()
-    assert client.api() == fake.api
+    assert client.session.api() == fake.api
 
 
 # -- log-in ------------------------------------------------------------------------------------------------------------
@@ -139,13 +140,13 @@ def test_a_token_that_expired_is_renewed_in_mid_refresh(fake: FakeAirflow, proxy
     fake.revoked.update(fake.tokens)
     assert client.running(DAGS) == ()
     assert proxy.count("POST", "/auth/token") == 2
-    assert client.sent()["401"] == 1
+    assert client.session.sent()["401"] == 1
 
 
 def test_a_token_is_renewed_before_it_expires(fake: FakeAirflow, proxy: FaultProxy):
     fake.token_seconds = 300
     at = [1000.0]
-    client = Client(settings(proxy.url), clock=lambda: NOW, monotonic=lambda: at[0])
+    client = AirflowApi(Session(settings(proxy.url), clock=lambda: NOW, monotonic=lambda: at[0]))
     client.dags()
     at[0] += 239
     client.dags()
@@ -153,7 +154,7 @@ def test_a_token_is_renewed_before_it_expires(fake: FakeAirflow, proxy: FaultPro
     at[0] += 2
     client.dags()
     assert len(fake.tokens) == 2
-    assert "401" not in client.sent()
+    assert "401" not in client.session.sent()
 
 
 def test_a_token_that_the_restarted_server_no_longer_knows_is_renewed(proxy: FaultProxy):
@@ -254,7 +255,7 @@ def test_what_passes_is_tried_again(code: int, proxy: FaultProxy):
     client = make(proxy.url)
     proxy.add(status(code), path="/dags", times=2)
     assert client.dags()
-    assert client.sent()[str(code)] == 2
+    assert client.session.sent()[str(code)] == 2
 
 
 @pytest.mark.parametrize("fault", [reset(), truncate(), reset(after_bytes=10)])
@@ -262,7 +263,7 @@ def test_a_connection_that_is_lost_is_made_anew(fault, proxy: FaultProxy):
     client = make(proxy.url)
     proxy.add(fault, path="/dags", times=2)
     assert client.dags()
-    assert client.sent()["error"] == 2
+    assert client.session.sent()["error"] == 2
 
 
 def test_trying_again_has_an_end(proxy: FaultProxy):
@@ -270,7 +271,7 @@ def test_trying_again_has_an_end(proxy: FaultProxy):
     proxy.add(status(503), path="/dags")
     error = failure(client)
     assert (error.reason, "503" in str(error)) == ("unavailable", True)
-    assert proxy.count("GET", "/api/v2/dags") == client_module.ATTEMPTS
+    assert proxy.count("GET", "/api/v2/dags") == session_module.ATTEMPTS
     proxy.clear()
     proxy.add(truncate(), path="/dags")
     assert "closes the connection" in str(failure(client))
@@ -310,7 +311,7 @@ def test_connection_refused(proxy: FaultProxy):
     proxy.refuse()
     error = failure(client)
     assert (error.reason, "Connection refused" in str(error)) == ("unavailable", True)
-    assert client.sent() == {"error": 1}
+    assert client.session.sent() == {"error": 1}
 
 
 def test_an_unknown_host():
@@ -335,7 +336,7 @@ def test_interrupt_ends_a_call_and_a_wait(proxy: FaultProxy):
         proxy.clear()
         proxy.forget()
         proxy.add(fault)
-        timer = threading.Thread(target=lambda: (proxy.wait_for_requests(1), time.sleep(0.1), client.interrupt()))
+        timer = threading.Thread(target=lambda: (proxy.wait_for_requests(1), client.session.interrupt()))
         timer.start()
         began = time.monotonic()
         assert isinstance(failure(client), SourceTimeout)
@@ -352,53 +353,6 @@ def test_the_servers_clock_is_what_counts(fake: FakeAirflow, proxy: FaultProxy):
     fake.now = NOW + 1
     client.dags()
     assert client.now() == NOW
-
-
-def test_times_to_the_microsecond():
-    for text in ("2026-11-22T23:53:16.435452+00:00", "2026-11-22T23:53:16.435452Z", "2026-11-23T00:53:16.435452+01:00"):
-        at = parse_time(text)
-        assert at is not None
-        assert format_time(at) == "2026-11-22T23:53:16.435452Z"
-    assert parse_time("soon") is parse_time(None) is parse_time(5) is None
-
-
-# -- lists and XComs ---------------------------------------------------------------------------------------------------
-
-
-@BOTH
-def test_lists_are_read_to_their_end(api: str, fake: FakeAirflow, proxy: FaultProxy):
-    fake.dags = [f"dag_{number:03}" for number in range(230)]
-    for number in range(25):
-        fake.run("dag_000", f"run {number}", "running", start=NOW - number)
-    fake.page_cap = 10
-    client = make(proxy.url)
-    assert len(client.dags()) == 230
-    assert len(client.running(["dag_000"])) == 25
-
-
-def test_a_list_without_end_is_given_up(fake: FakeAirflow, proxy: FaultProxy):
-    for number in range(60):
-        fake.run(DAGS[0], f"run {number}", "running", start=NOW)
-    fake.page_cap = 1
-    with pytest.raises(BadData, match="more than 50 pages"):
-        make(proxy.url).running(DAGS)
-
-
-@BOTH
-def test_ids_with_any_characters(api: str, fake: FakeAirflow, proxy: FaultProxy):
-    run_id = "manual__2026-11-22T23:53:16+00:00/ö ?#%"
-    fake.xcom("dag.a", run_id, "group.task", "a/b", 1.5, written=NOW)
-    client = make(proxy.url)
-    found = client.xcom("dag.a", run_id, "group.task", "a/b")
-    assert found is not None
-    assert found.value == (1.5 if api == "v2" else "1.5")
-    assert client.xcom("dag.a", run_id, "group.task", "c") is None
-
-
-def test_an_xcom_of_ten_megabytes_is_cut_off(fake: FakeAirflow, proxy: FaultProxy):
-    fake.xcom("d", "r", "t", "k", "x" * 10_000_000, written=NOW)
-    with pytest.raises(BadData, match="longer than 1 MiB"):
-        make(proxy.url).xcom("d", "r", "t", "k")
 
 
 def test_netrc_does_not_replace_the_password(

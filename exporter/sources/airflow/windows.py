@@ -8,8 +8,10 @@ transaction of its own, so a long look back goes on in the next refresh where th
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
-from exporter.sources.airflow.client import PAGE_ROWS, Client, DagRun, Page
-from exporter.sources.airflow.totals import OVERLAP_SECONDS, RUN, DagMark, Event, Totals
+from exporter.sources.airflow.api import AirflowApi
+from exporter.sources.airflow.counted import RUN, DagMark
+from exporter.sources.airflow.records import PAGE_ROWS, DagRun, Page
+from exporter.sources.airflow.totals import OVERLAP_SECONDS, Event, Totals
 
 LEAST_WINDOW_SECONDS: Final = 0.001
 """Where even this holds more than a page, pages it is."""
@@ -20,7 +22,7 @@ MAX_WINDOWS: Final = 200
 
 
 def catch_up(
-    client: Client,
+    api: AirflowApi,
     totals: Totals,
     marks: Mapping[str, DagMark],
     kind: str,
@@ -42,7 +44,7 @@ def catch_up(
         the DAGs that had new events.
 
     Raises:
-        SourceError, StateError: as the client and the totals do; what was counted before stays counted.
+        SourceError, StateError: as the API and the totals do; what was counted before stays counted.
     """
     groups: dict[float | None, list[str]] = {}
     counted = [dag_id for dag_id in dag_ids if marks.get(dag_id, DagMark()).complete(kind)]
@@ -57,24 +59,24 @@ def catch_up(
     for until, ids in groups.items():
         # Without the overlap, so that the look back comes on however much ended at one time. It ends with a look
         # that is open towards now, and the next one, as every one after it, has the overlap.
-        work.append((client.now() - lookback if until is None else until, ids))
+        work.append((api.now() - lookback if until is None else until, ids))
     for begin, ids in work:
         since = begin
         span: float | None = None
         while True:
             if windows >= MAX_WINDOWS or (windows and enough()):
                 return new
-            end = None if span is None or since + span >= client.now() else since + span
-            page = _ask(client, kind, ids, since, end)
+            end = None if span is None or since + span >= api.now() else since + span
+            page = _ask(api, kind, ids, since, end)
             windows += 1
             if not page.complete:
-                width = (client.now() if end is None else end) - since
+                width = (api.now() if end is None else end) - since
                 if width > LEAST_WINDOW_SECONDS:
                     span = max(width * FULLNESS * len(page.rows) / page.total, LEAST_WINDOW_SECONDS / 2)
                     continue
-                page = Page(_ask_all(client, kind, ids, since, end), 0)
+                page = Page(_ask_all(api, kind, ids, since, end), 0)
             if end is None:
-                new |= totals.fold(kind, ids, page.rows, _mark_after(client, page.rows, since), complete=True)
+                new |= totals.fold(kind, ids, page.rows, _mark_after(api, page.rows, since), complete=True)
                 break
             new |= totals.fold(kind, ids, page.rows, end, complete=False)
             since = end
@@ -92,18 +94,18 @@ def active_seconds(running: Collection[DagRun], dag_ids: Collection[str], now: f
     return ages
 
 
-def _ask(client: Client, kind: str, ids: Collection[str], since: float, until: float | None) -> Page[Event]:
-    page = client.ended_runs(ids, since, until) if kind == RUN else client.ended_tasks(ids, since, until)
+def _ask(api: AirflowApi, kind: str, ids: Collection[str], since: float, until: float | None) -> Page[Event]:
+    page = api.ended_runs(ids, since, until) if kind == RUN else api.ended_tasks(ids, since, until)
     return Page(tuple(page.rows), page.total)
 
 
-def _ask_all(client: Client, kind: str, ids: Collection[str], since: float, until: float | None) -> tuple[Event, ...]:
+def _ask_all(api: AirflowApi, kind: str, ids: Collection[str], since: float, until: float | None) -> tuple[Event, ...]:
     if kind == RUN:
-        return client.all_ended_runs(ids, since, until)
-    return client.all_ended_tasks(ids, since, until)
+        return api.all_ended_runs(ids, since, until)
+    return api.all_ended_tasks(ids, since, until)
 
 
-def _mark_after(client: Client, events: Collection[Event], since: float) -> float:
+def _mark_after(api: AirflowApi, events: Collection[Event], since: float) -> float:
     """The newest end, but none that lies in Airflow's future: it would hide what ends until then."""
     newest = max((event.end for event in events if event.end is not None), default=since)
-    return max(since, min(newest, client.now() + 1.0))
+    return max(since, min(newest, api.now() + 1.0))

@@ -1,0 +1,99 @@
+"""Faults in mid refresh, what is said of them, and what `check` is told."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from exporter.errors import SourceError, SourceTimeout
+from exporter.ledger import Ledger
+from testbed.fake_airflow import DAGS, NOW, PASSWORD, FakeAirflow, source
+from testbed.faults import FaultProxy, drip, hang, html, status
+from tests.sources.airflow.readings import runs_total, task_durations, value
+
+BOTH = pytest.mark.parametrize("api", ["v1", "v2"])
+FETCH, PREDICT, MONITOR = DAGS
+
+
+@pytest.fixture
+def fake(request: pytest.FixtureRequest) -> FakeAirflow:
+    api = request.node.callspec.params.get("api", "v2") if hasattr(request.node, "callspec") else "v2"
+    return FakeAirflow(api)
+
+
+@pytest.fixture
+def proxy(fake: FakeAirflow) -> Iterator[FaultProxy]:
+    with FaultProxy(script=fake) as proxy:
+        yield proxy
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [hang(), drip(50), status(500), html(), status(401), status(429)])
+def test_a_fault_in_mid_refresh_loses_and_doubles_nothing(fault, fake: FakeAirflow, proxy: FaultProxy):
+    fake.run(FETCH, "r", start=NOW - 90, end=NOW - 80, fetch_to_bigquery__records_count=4)
+    fake.task(FETCH, "r", "t", start=NOW - 90, end=NOW - 80)
+    for path in ("/dagRuns/list", "taskInstances/list", "xcomEntries"):
+        airflow = source(proxy.url, AIRFLOW_TIMEOUT_SECONDS="1")
+        proxy.add(fault, path=path, times=2)
+        said: list[str] = []
+        for _ in range(4):
+            try:
+                reading = airflow.read(None)
+            except SourceError as error:
+                said.append(str(error))
+        proxy.clear()
+        assert PASSWORD not in "".join(said)
+        assert runs_total(reading, FETCH, "success") == 1
+        assert task_durations(reading, FETCH, "t", "success") == (1, 10.0)
+        assert value(reading, "bike_records_ingested_total") == 4
+
+
+def test_a_hung_airflow_is_cut_off_by_interrupt(proxy: FaultProxy):
+    airflow = source(proxy.url)
+    airflow.read(None)
+    proxy.forget()
+    proxy.add(hang())
+    import threading
+
+    threading.Thread(target=lambda: (proxy.wait_for_requests(1), airflow.interrupt())).start()
+    began = time.monotonic()
+    with pytest.raises(SourceTimeout):
+        airflow.read(None)
+    assert time.monotonic() - began < 10
+
+
+def test_requests_are_counted_by_code(fake: FakeAirflow, proxy: FaultProxy):
+    airflow = source(proxy.url)
+    assert airflow.telemetry() == {"mlops_exporter_airflow_requests_total": ()}
+    proxy.add(status(503), path="/dags", times=1)
+    airflow.read(None)
+    samples = airflow.telemetry()["mlops_exporter_airflow_requests_total"]
+    assert {dict(sample.labels)["code"]: sample.value for sample in samples} == {"200": 5.0, "201": 1.0, "503": 1.0}
+
+
+def test_no_secret_in_what_is_kept(fake: FakeAirflow, proxy: FaultProxy, tmp_path: Path):
+    ledger = Ledger.open(tmp_path)
+    airflow = source(proxy.url, ledger)
+    reading = airflow.read(None)
+    ledger.save_reading(reading)
+    ledger.close()
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    for secret in (PASSWORD, *fake.tokens):
+        assert secret.encode() not in kept
+        assert secret not in repr(reading) + repr(vars(airflow))
+
+
+@BOTH
+def test_the_survey_for_check(api: str, fake: FakeAirflow, proxy: FaultProxy):
+    fake.run(FETCH, "r", start=NOW - 90, end=NOW - 80, fetch_to_bigquery__records_count=4)
+    fake.run(MONITOR, "r", start=NOW - 90, end=NOW - 80, monitor_drift__drift_detected=True)
+    fake.dags.remove(PREDICT)
+    fake.paused.add(FETCH)
+    survey = source(proxy.url).survey()
+    assert (survey.api, survey.missing, survey.paused) == (api, (PREDICT,), (FETCH,))
+    assert {spec.key for spec in survey.found_xcoms} == {"records_count", "drift_detected"}
+    assert "drift_summary" in {spec.key for spec in survey.absent_xcoms}
+    assert survey.without_run == (PREDICT,) or PREDICT in survey.missing
