@@ -26,7 +26,7 @@ from benchmarks.report import Section, Table, Target, number, paragraphs
 from exporter.catalog_parser import load_catalog
 from exporter.settings import MIN_BYTES_BILLED, Settings
 from exporter.snapshot import Reading
-from exporter.sources.bigquery import BigQueryAudit
+from exporter.sources.audit.bigquery import BigQueryAudit
 from exporter.sources.deadlines import DeadlineAdapter
 
 TITLE: Final = "BigQuery: queries and billed bytes in 30 days"

@@ -28,7 +28,7 @@ from exporter.refresh import Refresher
 from exporter.server import gunicorn_options
 from exporter.settings import Settings
 from exporter.snapshot import Observation, Reading, Sample
-from exporter.sources.duckdb_process import DuckDBProcess
+from exporter.sources.audit.duckdb_child import DuckDBProcess
 from testbed.process import ServerProcess, free_port, http_ready
 
 FAMILIES: Final = ("airflow_dag_run_active_seconds", "airflow_dag_last_success_timestamp_seconds")

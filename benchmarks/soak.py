@@ -24,7 +24,7 @@ from exporter.ledger import Ledger
 from exporter.refresh import Refresher
 from exporter.settings import Settings
 from exporter.snapshot import Observation, Reading, Sample
-from exporter.sources.duckdb_process import DuckDBProcess
+from exporter.sources.audit.duckdb_child import DuckDBProcess
 from testbed.scripted import Clock, turn
 from testbed.usage import rss_bytes
 

@@ -147,11 +147,11 @@ def _check(_options: argparse.Namespace, settings: Settings, catalog: Catalog) -
 
 def _init_audit(options: argparse.Namespace, settings: Settings, catalog: Catalog) -> int:
     if settings.uses_bigquery:
-        from exporter.sources.bigquery_init import init_bigquery
+        from exporter.sources.audit.bigquery_init import init_bigquery
 
         report = init_bigquery(settings, catalog, options.location)
     else:
-        from exporter.sources.duckdb_init import init_duckdb
+        from exporter.sources.audit.duckdb_init import init_duckdb
 
         report = init_duckdb(settings, catalog)
     print(report)

@@ -79,7 +79,7 @@ def _airflow(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
 
 
 def _bigquery(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
-    from exporter.sources.bigquery import ALWAYS_QUERIED, BigQueryAudit
+    from exporter.sources.audit.bigquery import ALWAYS_QUERIED, BigQueryAudit
 
     source = BigQueryAudit(settings, catalog)
     try:
@@ -110,7 +110,7 @@ def _bigquery(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
 
 
 def _duckdb(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
-    from exporter.sources.duckdb import DuckDBAudit
+    from exporter.sources.audit.duckdb import DuckDBAudit
 
     source = DuckDBAudit(settings, catalog)
     try:

@@ -27,7 +27,7 @@ from exporter.logs import configure_logging
 from exporter.refresh import Refresher
 from exporter.settings import Settings, secrets_of
 from exporter.sources import build_sources
-from exporter.sources.audit import SOURCE_NAME
+from exporter.sources.audit.query import SOURCE_NAME
 from exporter.worker import IDLE_SECONDS, BoundedWorker
 
 log = logging.getLogger(__name__)

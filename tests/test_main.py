@@ -11,7 +11,7 @@ import pytest
 from exporter import __version__
 from exporter.catalog_parser import load_catalog
 from exporter.settings import VARIABLES
-from exporter.sources.audit_schema import STANDARD
+from exporter.sources.audit.schema import STANDARD
 from testbed.exposed import Exposed
 
 ROOT = Path(__file__).resolve().parent.parent

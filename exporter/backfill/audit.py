@@ -16,7 +16,7 @@ from exporter.errors import StateError
 from exporter.ledger import FILE_NAME, SCHEMA_VERSION, Ledger
 from exporter.settings import Settings
 from exporter.snapshot import CounterKey, Gap, Labels
-from exporter.sources.audit import SOURCE_NAME, AuditQuery, audit_identity
+from exporter.sources.audit.query import SOURCE_NAME, AuditQuery, audit_identity
 
 
 class AuditLog(Protocol):
@@ -43,10 +43,10 @@ class AuditHistory:
 def audit_log(settings: Settings, catalog: Catalog) -> AuditLog:
     """The audit log that these settings name."""
     if settings.uses_bigquery:
-        from exporter.sources.bigquery import BigQueryAudit
+        from exporter.sources.audit.bigquery import BigQueryAudit
 
         return BigQueryAudit(settings, catalog)
-    from exporter.sources.duckdb import DuckDBAudit
+    from exporter.sources.audit.duckdb import DuckDBAudit
 
     return DuckDBAudit(settings, catalog)
 

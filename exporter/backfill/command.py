@@ -1,9 +1,9 @@
 """`python -m exporter backfill`: the series' history from the audit log, as OpenMetrics or as blocks for Prometheus.
 
 The sample written for a moment is what the live exporter would have shown then: a gauge's newest value among the rows
-up to that moment, by the same query (`exporter.sources.audit`), and counters that count from the log's first row. The
-log is read once into a spool and let go; then one file after the other is written, so memory does not grow with the
-length of history.
+up to that moment, by the same query (`exporter.sources.audit.query`), and counters that count from the log's first
+row. The log is read once into a spool and let go; then one file after the other is written, so memory does not grow
+with the length of history.
 """
 
 import contextlib

@@ -7,7 +7,7 @@ from exporter.catalog import Catalog
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.snapshot import Reading, Sample
-from exporter.sources.audit import SOURCE_NAME, audit_identity
+from exporter.sources.audit.query import SOURCE_NAME, audit_identity
 
 
 class Source(Protocol):
@@ -108,10 +108,10 @@ def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple
 
     def audit() -> Source:
         if settings.uses_bigquery:
-            from exporter.sources.bigquery import BigQueryAudit
+            from exporter.sources.audit.bigquery import BigQueryAudit
 
             return BigQueryAudit(settings, catalog)
-        from exporter.sources.duckdb_process import DuckDBProcess
+        from exporter.sources.audit.duckdb_child import DuckDBProcess
 
         return DuckDBProcess(settings, catalog)
 

@@ -12,7 +12,7 @@ from exporter.backfill.command import backfill
 from exporter.backfill.request import Request
 from exporter.catalog import Catalog
 from exporter.snapshot import Labels
-from tests.sources.duckdb_log import CATALOG, settings_for
+from tests.sources.audit.duckdb_log import CATALOG, settings_for
 
 NOW = 1_790_000_100.0
 """A moment of every grid: a multiple of 5 minutes."""

@@ -14,8 +14,8 @@ from exporter.snapshot import HistogramSample, Reading, Sample
 from testbed.fake_airflow import DAGS, PASSWORD, USERNAME, FakeAirflow, source
 from testbed.faults import FaultProxy
 from tests.backfill.history import History, read, run
-from tests.sources.duckdb_log import CATALOG, Log
-from tests.sources.test_audit_properties import COLUMNS
+from tests.sources.audit.duckdb_log import CATALOG, Log
+from tests.sources.audit.test_properties import COLUMNS
 
 END = 1_750_000_200.0
 """When history is written: a moment of every grid."""

@@ -23,10 +23,10 @@ from exporter.choice import choose
 from exporter.errors import ConfigError, OutputError, SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.snapshot import Carry, Sample, Snapshot, SourceStatus
-from exporter.sources.duckdb import DuckDBAudit
+from exporter.sources.audit.duckdb import DuckDBAudit
 from tests.backfill.history import NOW, History, read, run
-from tests.sources.duckdb_log import CATALOG, DAY, Log, settings_for, source_for
-from tests.sources.test_audit_properties import COLUMNS, ROWS, comparable
+from tests.sources.audit.duckdb_log import CATALOG, DAY, Log, settings_for, source_for
+from tests.sources.audit.test_properties import COLUMNS, ROWS, comparable
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 R2 = ("bike_model_r2_champion_current", ())

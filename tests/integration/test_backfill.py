@@ -23,8 +23,8 @@ from testbed.process import ServerProcess, free_port, http_ready
 from tests.backfill.history import read
 from tests.backfill.history import run as run_on_duckdb
 from tests.integration import test_bigquery
-from tests.sources.duckdb_log import CATALOG, DAY, Log, settings_for
-from tests.sources.test_audit_properties import COLUMNS
+from tests.sources.audit.duckdb_log import CATALOG, DAY, Log, settings_for
+from tests.sources.audit.test_properties import COLUMNS
 
 TARGET = {"job": "airflow-metrics", "instance": "airflow-exporter:9101"}
 NOW = datetime(2026, 9, 21, 12, tzinfo=UTC)

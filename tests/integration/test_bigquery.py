@@ -16,7 +16,7 @@ from exporter.catalog_parser import load_catalog, parse_catalog
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
 from exporter.settings import Settings
 from exporter.snapshot import Reading
-from exporter.sources.bigquery import PAGE_SETS, BigQueryAudit
+from exporter.sources.audit.bigquery import PAGE_SETS, BigQueryAudit
 from testbed import faults
 from testbed.bigquery import BigQueryEmulator
 

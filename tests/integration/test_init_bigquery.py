@@ -9,9 +9,9 @@ import pytest
 from exporter.catalog_parser import load_catalog
 from exporter.errors import SourceUnavailable
 from exporter.settings import Settings
-from exporter.sources.audit_schema import STANDARD
-from exporter.sources.bigquery import BigQueryAudit
-from exporter.sources.bigquery_init import init_bigquery
+from exporter.sources.audit.bigquery import BigQueryAudit
+from exporter.sources.audit.bigquery_init import init_bigquery
+from exporter.sources.audit.schema import STANDARD
 from testbed import faults
 from testbed.bigquery import BigQueryEmulator
 from testbed.exporter import ROOT

@@ -12,7 +12,7 @@ from bike_pipeline.settings import Settings
 from bike_pipeline.warehouse import BigQueryWarehouse
 from exporter.catalog_parser import load_catalog
 from exporter.settings import Settings as ExporterSettings
-from exporter.sources.bigquery import BigQueryAudit
+from exporter.sources.audit.bigquery import BigQueryAudit
 from testbed import faults
 from testbed.bigquery import BigQueryEmulator
 from tests.pipeline.test_audit import FULL

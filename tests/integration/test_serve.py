@@ -19,7 +19,7 @@ import requests
 from testbed import faults
 from testbed.exporter import ROOT, RunningExporter
 from testbed.exposed import Exposed
-from tests.sources.duckdb_log import Log
+from tests.sources.audit.duckdb_log import Log
 
 AUDIT_BACKED = {
     "bike_model_r2_champion_current",

@@ -11,7 +11,7 @@ import pytest
 from bike_pipeline import audit, duckdb_file
 from bike_pipeline.audit import COLUMNS, AuditRow, BadRow, DuckDBAuditLog
 from bike_pipeline.settings import Settings
-from exporter.sources.audit_schema import STANDARD
+from exporter.sources.audit.schema import STANDARD
 
 NOW = datetime(2025, 5, 26, tzinfo=UTC)
 FULL = AuditRow(

@@ -5,8 +5,8 @@ from google.cloud import bigquery
 
 from exporter.catalog import Catalog
 from exporter.settings import Settings
-from exporter.sources.audit_schema import InitReport, TableColumn, compare, table_columns
-from exporter.sources.bigquery import BigQueryAudit, google_type
+from exporter.sources.audit.bigquery import BigQueryAudit, google_type
+from exporter.sources.audit.schema import InitReport, TableColumn, compare, table_columns
 
 
 def init_bigquery(settings: Settings, catalog: Catalog, location: str | None = None) -> InitReport:

@@ -15,7 +15,8 @@ from exporter.catalog import Catalog
 from exporter.errors import SourceError, SourceUnavailable
 from exporter.settings import AuditLocation, Settings
 from exporter.snapshot import Reading, Sample
-from exporter.sources.audit import SOURCE_NAME, audit_identity, confirmed
+from exporter.sources.audit.answer import confirmed
+from exporter.sources.audit.query import SOURCE_NAME, audit_identity
 
 
 class AuditFiles:

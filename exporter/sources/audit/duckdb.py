@@ -20,16 +20,11 @@ from exporter.catalog import Catalog
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
 from exporter.settings import AuditLocation, Settings
 from exporter.snapshot import Reading
-from exporter.sources.audit import (
-    AuditQuery,
-    Column,
-    audit_table,
-    build_query,
-    read_rows,
-    recompute_at,
-)
-from exporter.sources.audit_files import EmbeddedAudit, denied, unreadable
-from exporter.sources.sample import SAMPLE_COMMENT
+from exporter.sources.audit.answer import read_rows, recompute_at
+from exporter.sources.audit.columns import Column
+from exporter.sources.audit.files import EmbeddedAudit, denied, unreadable
+from exporter.sources.audit.query import AuditQuery, audit_table, build_query
+from exporter.sources.audit.sample import SAMPLE_COMMENT
 
 CONFIG: Final[Mapping[str, str]] = {
     "threads": "2",
@@ -179,7 +174,7 @@ class DuckDBAudit(EmbeddedAudit):
 
     def _make_sample(self) -> None:
         if self._files.awaits_sample:
-            from exporter.sources.duckdb_init import create_sample
+            from exporter.sources.audit.duckdb_init import create_sample
 
             create_sample(Path(self._location.path), self.schema, self.table, self._clock())
 

@@ -2,7 +2,8 @@
 
 DuckDB and the SQL translator stay in memory once they have run, and a fault in native code ends its process. The
 exporter, which reads the log only when its files were written, keeps neither: it looks at the files itself and starts
-`python -m exporter.sources.duckdb_process` for the read. A crash, or an end for lack of memory, is one failed refresh.
+`python -m exporter.sources.audit.duckdb_child` for the read. A crash, or an end for lack of memory, is one failed
+refresh.
 
 The two speak over a socket pair, pickled, as a process and its own child can. The end that the exporter holds is also
 the child's lifeline: shut down, or closed because the exporter is gone, it ends the query.
@@ -28,11 +29,11 @@ from exporter.errors import SourceError, SourceTimeout, SourceUnavailable
 from exporter.logs import configure_logging
 from exporter.settings import Settings, secrets_of
 from exporter.snapshot import Reading
-from exporter.sources.audit_files import EmbeddedAudit
+from exporter.sources.audit.files import EmbeddedAudit
 
 log = logging.getLogger(__name__)
 
-PROGRAM: Final = (sys.executable, "-P", "-m", "exporter.sources.duckdb_process")
+PROGRAM: Final = (sys.executable, "-P", "-m", "exporter.sources.audit.duckdb_child")
 """What is started, with the number of its socket as the argument. `-P`: what lies in the working folder is not
 imported, except where this process imports it from there, too."""
 START_SECONDS: Final = 2.0
@@ -156,7 +157,7 @@ def main(descriptor: int) -> None:
 
 
 def _read(settings: Settings, catalog: Catalog, now: float, theirs: socket.socket) -> Reading | SourceError:
-    from exporter.sources.duckdb import DuckDBAudit
+    from exporter.sources.audit.duckdb import DuckDBAudit
 
     source = DuckDBAudit(settings, catalog, lambda: now)
 

@@ -14,10 +14,10 @@ import duckdb
 from exporter.catalog import Catalog
 from exporter.errors import ConfigError
 from exporter.settings import Settings
-from exporter.sources.audit import audit_table
-from exporter.sources.audit_schema import STANDARD, InitReport, TableColumn, compare, table_columns
-from exporter.sources.duckdb import CONFIG, errors, google_type, identifier
-from exporter.sources.sample import SAMPLE_COMMENT, sample_rows
+from exporter.sources.audit.duckdb import CONFIG, errors, google_type, identifier
+from exporter.sources.audit.query import audit_table
+from exporter.sources.audit.sample import SAMPLE_COMMENT, sample_rows
+from exporter.sources.audit.schema import STANDARD, InitReport, TableColumn, compare, table_columns
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from exporter.errors import BadData
 from exporter.exposition import render
 from exporter.families import families
 from exporter.snapshot import Reading, Snapshot
-from exporter.sources.duckdb import DuckDBAudit
-from exporter.sources.duckdb_init import init_duckdb
+from exporter.sources.audit.duckdb import DuckDBAudit
+from exporter.sources.audit.duckdb_init import init_duckdb
 from testbed.exposed import Exposed
-from tests.sources.duckdb_log import DAY, NOW, Log, settings_for, source_for
+from tests.sources.audit.duckdb_log import DAY, NOW, Log, settings_for, source_for
 
 METRICS = """
 metrics:

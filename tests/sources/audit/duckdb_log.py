@@ -10,12 +10,13 @@ from exporter.catalog import Catalog
 from exporter.catalog_parser import load_catalog
 from exporter.settings import Settings
 from exporter.snapshot import Reading
-from exporter.sources.duckdb import DuckDBAudit
+from exporter.sources.audit.duckdb import DuckDBAudit
 
 NOW = 1_790_000_000.0
 DAY = 86400.0
 TABLE = "monitoring_audit.logs"
 CATALOG = load_catalog()
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Log:

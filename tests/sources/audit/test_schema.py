@@ -8,9 +8,9 @@ import pytest
 from exporter.catalog import Catalog
 from exporter.catalog_parser import parse_catalog
 from exporter.errors import BadData, ConfigError, SourceUnavailable
-from exporter.sources.audit_schema import INFORMATIONAL, STANDARD, InitReport, TableColumn, compare, table_columns
-from exporter.sources.duckdb_init import init_duckdb
-from tests.sources.duckdb_log import CATALOG, NOW, TABLE, Log, settings_for, source_for
+from exporter.sources.audit.duckdb_init import init_duckdb
+from exporter.sources.audit.schema import INFORMATIONAL, STANDARD, InitReport, TableColumn, compare, table_columns
+from tests.sources.audit.duckdb_log import CATALOG, NOW, TABLE, Log, settings_for, source_for
 
 OTHER = parse_catalog(
     """

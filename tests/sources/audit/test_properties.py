@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.ledger import Ledger
 from exporter.refresh import Refresher
-from exporter.sources.audit import horizon_us
+from exporter.sources.audit.query import horizon_us
 from testbed.exposed import Exposed
 from testbed.scripted import Clock, turn
-from tests.sources.duckdb_log import CATALOG, DAY, NOW, Log, counts, gauge, source_for
+from tests.sources.audit.duckdb_log import CATALOG, DAY, NOW, Log, counts, gauge, source_for
 
 COLUMNS = {
     "timestamp": "TIMESTAMPTZ",

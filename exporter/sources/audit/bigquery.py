@@ -17,7 +17,6 @@ import time
 import typing
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,21 +30,19 @@ from google.auth import exceptions as auth
 from google.cloud import bigquery
 
 from exporter.catalog import Catalog
-from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
+from exporter.errors import BadData, SourceError
 from exporter.settings import Settings
 from exporter.snapshot import Reading, Sample
-from exporter.sources.audit import (
+from exporter.sources.audit.answer import confirmed, read_rows, recompute_at
+from exporter.sources.audit.bigquery_errors import BigQueryErrors
+from exporter.sources.audit.columns import Column, quote
+from exporter.sources.audit.query import (
     SOURCE_NAME,
     AuditQuery,
-    Column,
     Parameter,
     audit_identity,
     audit_table,
     build_query,
-    confirmed,
-    quote,
-    read_rows,
-    recompute_at,
 )
 from exporter.sources.deadlines import DeadlineAdapter
 
@@ -101,10 +98,11 @@ class BigQueryAudit:
         self.timeout_seconds = settings.audit_timeout_seconds
         self.table = audit_table(settings, catalog)
         self.identity = audit_identity(settings, catalog)
+        self._errors = BigQueryErrors(settings, self.table)
 
     def read(self, previous: Reading | None, wanted: frozenset[str] = frozenset()) -> Reading:  # noqa: ARG002 -- one query answers for every metric
         """Look at the table, and query it if that is due. See `Source.read`."""
-        with self._errors(), self._adapter.deadline(self.timeout_seconds):
+        with self._errors.translated(), self._adapter.deadline(self.timeout_seconds):
             client = self._connected()
             table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
             now = self._clock()
@@ -145,7 +143,7 @@ class BigQueryAudit:
 
     def changed(self, previous: Reading) -> bool:
         """Whether the table's free metadata moved; never for tables of which it does not. See `Source.changed`."""
-        with self._errors(), self._adapter.deadline(self.timeout_seconds):
+        with self._errors.translated(), self._adapter.deadline(self.timeout_seconds):
             client = self._connected()
             table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
             return table.table_type not in ALWAYS_QUERIED and _token(table, self._settings.max_series) != previous.token
@@ -157,7 +155,7 @@ class BigQueryAudit:
         Raises:
             SourceError: as `read`.
         """
-        with self._errors(), self._adapter.deadline(self.timeout_seconds):
+        with self._errors.translated(), self._adapter.deadline(self.timeout_seconds):
             client = self._connected()
             table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
             query = self._query_for(table, until).history(until)
@@ -171,7 +169,7 @@ class BigQueryAudit:
         Raises:
             SourceError: as `read`.
         """
-        with self._errors(), self._adapter.deadline(self.timeout_seconds):
+        with self._errors.translated(), self._adapter.deadline(self.timeout_seconds):
             client = self._connected()
             table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
             query = self._query_for(table, self._clock())
@@ -209,7 +207,7 @@ class BigQueryAudit:
     @contextlib.contextmanager
     def session(self) -> Iterator[bigquery.Client]:
         """Google's client for one piece of work under the deadline, its errors turned into ours. For `init-audit`."""
-        with self._errors(), self._adapter.deadline(self.timeout_seconds):
+        with self._errors.translated(), self._adapter.deadline(self.timeout_seconds):
             yield self._connected()
 
     # -- parts of a refresh ----------------------------------------------------------------------------------------
@@ -246,7 +244,7 @@ class BigQueryAudit:
                 found, _ = google.auth.default(scopes=SCOPES)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             # How Google's library takes a file that is JSON, but not an object with the right members.
-            raise self._bad_credentials() from error
+            raise self._errors.bad_credentials() from error
         return found
 
     def _query_for(self, table: bigquery.Table, now: float) -> AuditQuery:
@@ -324,122 +322,6 @@ class BigQueryAudit:
             self._counts[outcome] += 1
             self._bytes_billed += bytes_billed
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """The one place where the exceptions of Google's libraries and of requests become ours."""
-        try:
-            yield
-        except (SourceError, MemoryError):
-            raise
-        except (api.GoogleAPIError, auth.GoogleAuthError, requests.RequestException, FutureTimeout) as error:
-            raise self._translate(error) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            # A body that is no JSON, or JSON of another shape, surfaces as one of these from inside the client.
-            raise BadData(
-                f"BigQuery's endpoint answered something that is not its API ({type(error).__name__}). Is a proxy or a "
-                "login page in between?"
-            ) from error
-
-    def _translate(self, error: Exception) -> SourceError:
-        if isinstance(error, api.RetryError) and error.cause is not None:
-            cause = error.cause
-            return self._translate(cause) if isinstance(cause, Exception) else SourceTimeout("BigQuery did not answer.")
-        if isinstance(error, auth.GoogleAuthError):
-            return self._auth_error(error)
-        if isinstance(error, api.GoogleAPICallError):
-            return self._api_error(error)
-        if isinstance(error, requests.exceptions.Timeout | FutureTimeout):
-            return SourceTimeout(f"BigQuery did not answer within {self.timeout_seconds:g} s.")
-        if isinstance(error, requests.exceptions.SSLError):
-            return SourceUnavailable("The TLS connection to BigQuery failed: is a proxy replacing certificates?")
-        if isinstance(error, requests.exceptions.ChunkedEncodingError | requests.exceptions.ContentDecodingError):
-            return SourceUnavailable("BigQuery's answer broke off in the middle.")
-        if isinstance(error, requests.exceptions.InvalidJSONError):
-            return BadData("BigQuery's endpoint answered something that is not JSON. Is a proxy in between?")
-        return SourceUnavailable(f"BigQuery cannot be reached ({type(error).__name__}). Is the network up?")
-
-    def _auth_error(self, error: auth.GoogleAuthError) -> SourceError:
-        if isinstance(error, auth.TransportError):
-            return SourceUnavailable("Google's token endpoint cannot be reached. Is the network up?")
-        if isinstance(error, auth.InvalidOperation):
-            return SourceUnavailable(
-                "BigQuery did not accept the credentials, and they cannot be renewed.", reason="auth"
-            )
-        if isinstance(error, auth.RefreshError):
-            path = self._settings.google_credentials
-            return SourceUnavailable(
-                "Google refused the credentials: the key was revoked, the service account disabled, or this machine's "
-                f"clock is wrong. Make a new key{f' and put it at {path}' if path else ''}.",
-                reason="auth",
-            )
-        return self._bad_credentials()
-
-    def _bad_credentials(self) -> SourceError:
-        path = self._settings.google_credentials
-        if path is None:
-            message = (
-                "No Google credentials were found. Set GOOGLE_APPLICATION_CREDENTIALS to a service account's key file, "
-                "or run where a service account is attached."
-            )
-        elif not path.exists():
-            message = f"GOOGLE_APPLICATION_CREDENTIALS names {path}, which does not exist."
-        else:
-            message = f"GOOGLE_APPLICATION_CREDENTIALS names {path}, which is not a usable Google key file."
-        return SourceUnavailable(message, reason="auth")
-
-    def _api_error(self, error: api.GoogleAPICallError) -> SourceError:
-        reason = _first_reason(error)
-        said = _said(error)
-        if reason == "bytesBilledLimitExceeded":
-            return SourceUnavailable(
-                f"The query would bill more than AUDIT_MAX_BYTES_BILLED ({self._settings.audit_max_bytes_billed}) and "
-                f"was not run. Raise the limit, or partition the table. BigQuery said: {said}",
-                reason="quota",
-            )
-        if isinstance(error, api.TooManyRequests) or reason in ("rateLimitExceeded", "quotaExceeded"):
-            return SourceUnavailable(
-                f"BigQuery's quota is used up; the exporter asks less often for a while. BigQuery said: {said}",
-                reason="quota",
-                retry_after=_retry_after(error),
-            )
-        if isinstance(error, api.Unauthorized):
-            return SourceUnavailable(f"BigQuery did not accept the credentials. It said: {said}", reason="auth")
-        if isinstance(error, api.Forbidden):
-            if reason == "billingNotEnabled":
-                return SourceUnavailable(
-                    f"Billing is not enabled on project {self._settings.google_project}. BigQuery said: {said}",
-                    reason="permission",
-                )
-            if "bigquery.jobs.create" in said:
-                missing = f"bigquery.jobUser on project {self._settings.google_project}"
-            else:
-                missing = f"bigquery.dataViewer on the dataset of {self.table}"
-            return SourceUnavailable(
-                f"Permission denied: give the service account the role {missing}. BigQuery said: {said}",
-                reason="permission",
-            )
-        if isinstance(error, api.NotFound):
-            lowered = said.lower()
-            dataset = self.table.rpartition(".")[0]
-            if "not found: project" in lowered:
-                message = f"Project {self._settings.google_project} does not exist: check GOOGLE_CLOUD_PROJECT."
-            elif "not found: dataset" in lowered:
-                message = (
-                    f"Dataset {dataset} does not exist: check AUDIT_TABLE and the dataset's region, or create it with "
-                    "`python -m exporter init-audit`."
-                )
-            else:
-                message = (
-                    f"Table {self.table} does not exist: check AUDIT_TABLE, or create it with "
-                    "`python -m exporter init-audit`."
-                )
-            return SourceUnavailable(message, reason="not_found")
-        if isinstance(error, api.ServerError):
-            return SourceUnavailable(f"BigQuery answered {error.code}: {said}")
-        if reason in ("stopped", "timeout") or isinstance(error, api.GatewayTimeout):
-            return SourceTimeout(f"BigQuery stopped the query after {self.timeout_seconds:g} s.")
-        return BadData(f"BigQuery refused the query ({error.code}): {said}")
-
 
 def _token(table: bigquery.Table, max_series: int) -> str:
     """A digest of all that moves in the free metadata when rows, columns or the table itself change. Another
@@ -492,22 +374,3 @@ def _filters(
     if table.range_partitioning is not None:
         at_least(table.range_partitioning.field, "INT64", -(2**63), or_null=True)
     return tuple(filters), tuple(parameters)
-
-
-def _first_reason(error: api.GoogleAPICallError) -> str:
-    first = error.errors[0] if error.errors else None
-    return str(first.get("reason", "")) if isinstance(first, Mapping) else ""
-
-
-def _said(error: api.GoogleAPICallError) -> str:
-    """Google's own sentence: one line, bounded, without the request's URL."""
-    first = error.errors[0] if error.errors else None
-    text = first.get("message") if isinstance(first, Mapping) else None
-    line = " ".join(str(text or error.message or error.code).split())
-    return line if len(line) <= 300 else line[:299] + "…"
-
-
-def _retry_after(error: api.GoogleAPICallError) -> float | None:
-    response = error.response
-    text = response.headers.get("Retry-After", "") if response is not None and hasattr(response, "headers") else ""
-    return float(text) if text.isdigit() else None

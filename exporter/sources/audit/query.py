@@ -1,4 +1,4 @@
-"""The audit-log query, built from the catalogue, and what its one row means. Shared by both engines; does no I/O.
+"""The audit-log query, built from the catalogue. Shared by both engines; does no I/O.
 
 The query is written once, in BigQuery's dialect (GoogleSQL), and reads the table once. Rows are first grouped by
 timestamp and then reduced to the newest value of every column (`MAX_BY`), so that rows with equal timestamps give the
@@ -11,37 +11,31 @@ each label set, the newest first, up to as many as EXPORTER_MAX_SERIES allows.
 import dataclasses
 import hashlib
 import json
-import math
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from exporter.catalog import Catalog, CountRows, MetricSpec, NewestColumn
 from exporter.errors import BadData
 from exporter.settings import Settings
-from exporter.snapshot import Gap, Grid, Labels, Observation, Reading, Sample
+from exporter.snapshot import Gap, Labels
+from exporter.sources.audit.columns import (
+    FLOAT_MAX,
+    LABEL_TYPES,
+    NUMBER_TYPES,
+    Column,
+    as_flag,
+    as_number,
+    as_text,
+    quote,
+)
 
 SOURCE_NAME: Final = "audit"
 
-FLOAT_MAX: Final = 1.7976931348623157e308
-"""Largest finite FLOAT64: a comparison with it drops infinities, and NaN in both engines."""
 HOUR_US: Final = 3_600_000_000
 
 LABEL_CHARACTERS: Final = 200
 """Longest value of a label that is taken from a column: Prometheus keeps each in memory as long as its series."""
-
-NUMBER_TYPES: Final = frozenset({"FLOAT64", "INT64", "NUMERIC", "BIGNUMERIC"})
-LABEL_TYPES: Final = frozenset({"STRING", "INT64", "BOOL"})
-TIME_TYPES: Final = frozenset({"TIMESTAMP", "DATETIME", "DATE"})
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column that the table has: name as the table spells it, GoogleSQL type (`ARRAY<…>` for repeated ones)."""
-
-    name: str
-    type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +103,6 @@ class AuditQuery:
         until_us = int(until * 1_000_000)
         parameters = (p if p.name != "horizon" else dataclasses.replace(p, value=until_us) for p in self.parameters)
         return dataclasses.replace(self, sql=self.history_sql, parameters=tuple(parameters))
-
-
-@dataclass(frozen=True, slots=True)
-class AuditAnswer:
-    """The query's rows as typed values. Times are Unix seconds. `label_sets` is None where the catalogue has none."""
-
-    observations: Mapping[str, Observation]
-    gaps: tuple[Gap, ...]
-    notes: tuple[str, ...]
-    rows: int
-    last_record_at: float | None
-    first_future_at: float | None
-    label_sets: int | None = None
-    series_dropped: int = 0
-
-    def facts(self) -> Mapping[str, int | float | None]:
-        """What `/health` says of it."""
-        found: dict[str, int | float | None] = {"rows": self.rows, "last_record_at": self.last_record_at}
-        if self.label_sets is not None:
-            found |= {"label_sets": self.label_sets, "series_dropped": self.series_dropped}
-        return found
 
 
 def audit_table(settings: Settings, catalog: Catalog) -> str:
@@ -427,211 +400,3 @@ def _lines(parts: Sequence[str], indent: int) -> str:
 def is_flag(origin: CountRows) -> bool:
     """Whether the rows are counted by a yes-or-no column."""
     return all(wanted in ("true", "false") for _, wanted in origin.values)
-
-
-def quote(name: str) -> str:
-    """A column name, validated by the catalogue or spelled by the table itself, quoted for GoogleSQL."""
-    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
-
-
-def as_number(column: Column) -> str:
-    """The column as FLOAT64; NULL where a text holds no number."""
-    quoted = quote(column.name)
-    if column.type == "FLOAT64":
-        return quoted
-    if column.type == "BOOL":
-        return f"CAST(CAST({quoted} AS INT64) AS FLOAT64)"
-    if column.type == "STRING":
-        return (
-            f"CASE LOWER(TRIM({quoted})) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 "
-            f"ELSE SAFE_CAST(TRIM({quoted}) AS FLOAT64) END"
-        )
-    return f"CAST({quoted} AS FLOAT64)"
-
-
-def as_flag(column: Column) -> str:
-    """The column as BOOL; NULL where it says neither yes nor no."""
-    quoted = quote(column.name)
-    if column.type == "BOOL":
-        return quoted
-    if column.type == "STRING":
-        return (
-            f"CASE LOWER(TRIM({quoted})) WHEN 'true' THEN TRUE WHEN '1' THEN TRUE "
-            "WHEN 'false' THEN FALSE WHEN '0' THEN FALSE END"
-        )
-    if column.type == "FLOAT64":
-        # NaN, which differs from 0 in both engines, is how some writers spell NULL.
-        return f"IF(ABS({quoted}) <= @float_max, {quoted} != 0, NULL)"
-    return f"{quoted} != 0"
-
-
-def as_text(column: Column) -> str:
-    """The column as lower-case text without surrounding blanks."""
-    return f"LOWER(TRIM(CAST({quote(column.name)} AS STRING)))"
-
-
-def read_rows(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAnswer:
-    """Turn the query's answer into observations: one row, or one for each label set.
-
-    Raises:
-        BadData: the rows are not what the query asks for.
-    """
-    if query.labels:
-        return _read_sets(query, rows)
-    found = list(rows)
-    if len(found) != 1:
-        raise BadData(f"The audit query returned {len(found)} rows instead of one.")
-    return read_row(query, found[0])
-
-
-def _read_sets(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAnswer:
-    sets: list[Labels] = []
-    values = {gauge.index: array("d") for gauge in query.gauges}
-    times: dict[int, float] = {}
-    counted = {index: array("d") for count in query.counts for _, index in count.indexes}
-    overall: Mapping[str, Any] | None = None
-    for row in rows:
-        overall = overall or row
-        labels = query.set_of(row)
-        if labels is None or not _count(row, "rows"):
-            continue
-        sets.append(labels)
-        for index, known in values.items():
-            value = _number(row, f"v{index}")
-            known.append(math.nan if value is None else value)
-            if value is not None:
-                times[index] = max(times.get(index, -math.inf), _time(row, f"t{index}") or 0.0)
-        for index, known in counted.items():
-            known.append(_count(row, f"k{index}"))
-    if overall is None:  # an empty table
-        overall = dict.fromkeys(("all_newest", "all_first_future"))
-    shared = tuple(sets)
-    newest = _time(overall, "all_newest")
-    observations: dict[str, Observation] = {}
-    gaps, notes = list(query.gaps), []
-    for gauge in query.gauges:
-        for metric in gauge.metrics:
-            if gauge.index in times:
-                observations[metric] = Observation(Grid(shared, (((), values[gauge.index]),)), times[gauge.index])
-            else:
-                gaps.append(Gap(metric, f"column {gauge.column} holds no value yet"))
-        unreadable = _overall(overall, f"b{gauge.index}") if gauge.is_text else 0
-        if unreadable:
-            notes.append(f"column {gauge.column}: {_rows(unreadable)} with text that is not a number, left out")
-    for count in query.counts:
-        columns = tuple((((count.label, value),), counted[index]) for value, index in count.indexes)
-        observations[count.metric] = Observation(Grid(shared, columns), newest)
-    notes += _notes(_overall(overall, "future"), _overall(overall, "undated"))
-    nameless = _overall(overall, "nameless")
-    if nameless:
-        notes.append(
-            f"{_rows(nameless)} without a usable value for {' and '.join(query.labels)} (NULL, blank, or longer than "
-            f"{LABEL_CHARACTERS} characters), left out"
-        )
-    dropped = max(0, _overall(overall, "sets") - len(sets))
-    if dropped:
-        notes.append(
-            f"EXPORTER_MAX_SERIES is {query.most_series}: {dropped} of {dropped + len(sets)} label sets "
-            f"({dropped * query.set_series} series) are left out, those with the oldest rows"
-        )
-    return AuditAnswer(
-        observations,
-        tuple(gaps),
-        tuple(notes),
-        _overall(overall, "rows"),
-        newest,
-        _time(overall, "all_first_future"),
-        len(sets),
-        dropped * query.set_series,
-    )
-
-
-def _overall(row: Mapping[str, Any], name: str) -> int:
-    return _count(row, f"all_{name}") if f"all_{name}" in row else 0
-
-
-def read_row(query: AuditQuery, row: Mapping[str, Any]) -> AuditAnswer:
-    """Turn the query's one row into observations. What is NULL or not finite gives no sample.
-
-    Raises:
-        BadData: a value has a type that the query cannot have produced.
-    """
-    newest = _time(row, "newest")
-    observations: dict[str, Observation] = {}
-    gaps = list(query.gaps)
-    notes = []
-    for gauge in query.gauges:
-        value = _number(row, f"v{gauge.index}")
-        for metric in gauge.metrics:
-            if value is None:
-                gaps.append(Gap(metric, f"column {gauge.column} holds no value yet"))
-            else:
-                observations[metric] = Observation((Sample((), value),), _time(row, f"t{gauge.index}"))
-        unreadable = _count(row, f"b{gauge.index}") if gauge.is_text else 0
-        if unreadable:
-            notes.append(f"column {gauge.column}: {_rows(unreadable)} with text that is not a number, left out")
-    for count in query.counts:
-        samples = tuple(
-            Sample(((count.label, value),), float(_count(row, f"k{index}"))) for value, index in count.indexes
-        )
-        observations[count.metric] = Observation(samples, newest)
-    notes += _notes(_count(row, "future"), _count(row, "undated"))
-    return AuditAnswer(observations, tuple(gaps), tuple(notes), _count(row, "rows"), newest, _time(row, "first_future"))
-
-
-def _notes(future: int, undated: int) -> Iterable[str]:
-    if future:
-        yield f"{_rows(future)} dated in the future: counted, but they give no gauge until their time has come"
-    if undated:
-        yield f"{_rows(undated)} without a usable timestamp, left out"
-
-
-def confirmed(
-    previous: Reading | None, *, identity: str, catalog: str, token: str | None, now: float, max_age: float
-) -> Reading | None:
-    """The previous reading, confirmed now, if it is what the query would answer; None if the query has to run.
-
-    `token` is the source's mark of the table's present state, None where it has none. Times are Unix seconds.
-    """
-    if previous is None or token is None:
-        return None
-    if (previous.identity, previous.catalog, previous.token) != (identity, catalog, token):
-        return None
-    if not 0 <= now - previous.queried_at < max_age:
-        return None
-    if previous.valid_until is not None and now >= previous.valid_until:
-        return None
-    return dataclasses.replace(previous, read_at=now)
-
-
-def recompute_at(answer: AuditAnswer) -> float | None:
-    """When the query would answer something else although the table did not change: when the first row that is dated
-    in the future comes within `horizon_us`."""
-    if answer.first_future_at is None:
-        return None
-    first_us = math.ceil(answer.first_future_at * 1_000_000)
-    return (math.ceil(first_us / HOUR_US) - 2) * HOUR_US / 1_000_000
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count} rows"
-
-
-def _number(row: Mapping[str, Any], name: str) -> float | None:
-    value = row[name]
-    if value is None:
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise BadData(f"The audit query returned {type(value).__name__} for {name}, not a number.") from error
-    return number if math.isfinite(number) else None
-
-
-def _count(row: Mapping[str, Any], name: str) -> int:
-    return int(_number(row, name) or 0)
-
-
-def _time(row: Mapping[str, Any], name: str) -> float | None:
-    micros = _number(row, name)
-    return None if micros is None else micros / 1_000_000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.catalog import Catalog, CountRows
-from exporter.sources.audit import is_flag
+from exporter.sources.audit.query import is_flag
 
 
 @dataclass(frozen=True, slots=True)

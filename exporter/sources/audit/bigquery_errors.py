@@ -1,0 +1,164 @@
+"""What Google's client raises, in an operator's words: the one place where those exceptions become ours."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import TimeoutError as FutureTimeout
+
+import requests
+from google.api_core import exceptions as api
+from google.auth import exceptions as auth
+
+from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
+from exporter.settings import Settings
+
+
+class BigQueryErrors:
+    """Translates exceptions; the messages name the project, the table and the key file.
+
+    Args:
+        table: full name of the audit table.
+    """
+
+    def __init__(self, settings: Settings, table: str) -> None:
+        self._settings = settings
+        self._table = table
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Run a block of calls to BigQuery.
+
+        Raises:
+            SourceError: what Google's libraries or requests raised inside, in words.
+        """
+        try:
+            yield
+        except (SourceError, MemoryError):
+            raise
+        except (api.GoogleAPIError, auth.GoogleAuthError, requests.RequestException, FutureTimeout) as error:
+            raise self._translate(error) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # A body that is no JSON, or JSON of another shape, surfaces as one of these from inside the client.
+            raise BadData(
+                f"BigQuery's endpoint answered something that is not its API ({type(error).__name__}). Is a proxy or a "
+                "login page in between?"
+            ) from error
+
+    def _translate(self, error: Exception) -> SourceError:
+        if isinstance(error, api.RetryError) and error.cause is not None:
+            cause = error.cause
+            return self._translate(cause) if isinstance(cause, Exception) else SourceTimeout("BigQuery did not answer.")
+        if isinstance(error, auth.GoogleAuthError):
+            return self._auth_error(error)
+        if isinstance(error, api.GoogleAPICallError):
+            return self._api_error(error)
+        if isinstance(error, requests.exceptions.Timeout | FutureTimeout):
+            return SourceTimeout(f"BigQuery did not answer within {self._settings.audit_timeout_seconds:g} s.")
+        if isinstance(error, requests.exceptions.SSLError):
+            return SourceUnavailable("The TLS connection to BigQuery failed: is a proxy replacing certificates?")
+        if isinstance(error, requests.exceptions.ChunkedEncodingError | requests.exceptions.ContentDecodingError):
+            return SourceUnavailable("BigQuery's answer broke off in the middle.")
+        if isinstance(error, requests.exceptions.InvalidJSONError):
+            return BadData("BigQuery's endpoint answered something that is not JSON. Is a proxy in between?")
+        return SourceUnavailable(f"BigQuery cannot be reached ({type(error).__name__}). Is the network up?")
+
+    def _auth_error(self, error: auth.GoogleAuthError) -> SourceError:
+        if isinstance(error, auth.TransportError):
+            return SourceUnavailable("Google's token endpoint cannot be reached. Is the network up?")
+        if isinstance(error, auth.InvalidOperation):
+            return SourceUnavailable(
+                "BigQuery did not accept the credentials, and they cannot be renewed.", reason="auth"
+            )
+        if isinstance(error, auth.RefreshError):
+            path = self._settings.google_credentials
+            return SourceUnavailable(
+                "Google refused the credentials: the key was revoked, the service account disabled, or this machine's "
+                f"clock is wrong. Make a new key{f' and put it at {path}' if path else ''}.",
+                reason="auth",
+            )
+        return self.bad_credentials()
+
+    def bad_credentials(self) -> SourceError:
+        """What an operator is told of credentials that cannot be used."""
+        path = self._settings.google_credentials
+        if path is None:
+            message = (
+                "No Google credentials were found. Set GOOGLE_APPLICATION_CREDENTIALS to a service account's key file, "
+                "or run where a service account is attached."
+            )
+        elif not path.exists():
+            message = f"GOOGLE_APPLICATION_CREDENTIALS names {path}, which does not exist."
+        else:
+            message = f"GOOGLE_APPLICATION_CREDENTIALS names {path}, which is not a usable Google key file."
+        return SourceUnavailable(message, reason="auth")
+
+    def _api_error(self, error: api.GoogleAPICallError) -> SourceError:
+        reason = _first_reason(error)
+        said = _said(error)
+        if reason == "bytesBilledLimitExceeded":
+            return SourceUnavailable(
+                f"The query would bill more than AUDIT_MAX_BYTES_BILLED ({self._settings.audit_max_bytes_billed}) and "
+                f"was not run. Raise the limit, or partition the table. BigQuery said: {said}",
+                reason="quota",
+            )
+        if isinstance(error, api.TooManyRequests) or reason in ("rateLimitExceeded", "quotaExceeded"):
+            return SourceUnavailable(
+                f"BigQuery's quota is used up; the exporter asks less often for a while. BigQuery said: {said}",
+                reason="quota",
+                retry_after=_retry_after(error),
+            )
+        if isinstance(error, api.Unauthorized):
+            return SourceUnavailable(f"BigQuery did not accept the credentials. It said: {said}", reason="auth")
+        if isinstance(error, api.Forbidden):
+            if reason == "billingNotEnabled":
+                return SourceUnavailable(
+                    f"Billing is not enabled on project {self._settings.google_project}. BigQuery said: {said}",
+                    reason="permission",
+                )
+            if "bigquery.jobs.create" in said:
+                missing = f"bigquery.jobUser on project {self._settings.google_project}"
+            else:
+                missing = f"bigquery.dataViewer on the dataset of {self._table}"
+            return SourceUnavailable(
+                f"Permission denied: give the service account the role {missing}. BigQuery said: {said}",
+                reason="permission",
+            )
+        if isinstance(error, api.NotFound):
+            lowered = said.lower()
+            dataset = self._table.rpartition(".")[0]
+            if "not found: project" in lowered:
+                message = f"Project {self._settings.google_project} does not exist: check GOOGLE_CLOUD_PROJECT."
+            elif "not found: dataset" in lowered:
+                message = (
+                    f"Dataset {dataset} does not exist: check AUDIT_TABLE and the dataset's region, or create it with "
+                    "`python -m exporter init-audit`."
+                )
+            else:
+                message = (
+                    f"Table {self._table} does not exist: check AUDIT_TABLE, or create it with "
+                    "`python -m exporter init-audit`."
+                )
+            return SourceUnavailable(message, reason="not_found")
+        if isinstance(error, api.ServerError):
+            return SourceUnavailable(f"BigQuery answered {error.code}: {said}")
+        if reason in ("stopped", "timeout") or isinstance(error, api.GatewayTimeout):
+            return SourceTimeout(f"BigQuery stopped the query after {self._settings.audit_timeout_seconds:g} s.")
+        return BadData(f"BigQuery refused the query ({error.code}): {said}")
+
+
+def _first_reason(error: api.GoogleAPICallError) -> str:
+    first = error.errors[0] if error.errors else None
+    return str(first.get("reason", "")) if isinstance(first, Mapping) else ""
+
+
+def _said(error: api.GoogleAPICallError) -> str:
+    """Google's own sentence: one line, bounded, without the request's URL."""
+    first = error.errors[0] if error.errors else None
+    text = first.get("message") if isinstance(first, Mapping) else None
+    line = " ".join(str(text or error.message or error.code).split())
+    return line if len(line) <= 300 else line[:299] + "…"
+
+
+def _retry_after(error: api.GoogleAPICallError) -> float | None:
+    response = error.response
+    text = response.headers.get("Retry-After", "") if response is not None and hasattr(response, "headers") else ""
+    return float(text) if text.isdigit() else None
