@@ -14,7 +14,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = Path(__file__).resolve().parent / "results.md"
-QUOTED_IN: Final = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+QUOTED_IN: Final = (ROOT / "docs" / "benchmarks.md",)
 PACKAGES: Final = ("gunicorn", "flask", "prometheus-client", "duckdb", "google-cloud-bigquery", "requests")
 _REGION: Final = re.compile(r"<!-- measured: ([a-z-]+) -->\n(.*?)<!-- end of measured -->", re.DOTALL)
 
@@ -89,7 +89,7 @@ class Section:
 
     Attributes:
         how: what is measured and how, in a paragraph.
-        headlines: what README says of it: the question, the exporter's answer, and that of the others.
+        headlines: what the summary says of it: the question, the exporter's answer, and that of the others.
         notes: what a reader must know to read the numbers right.
         packages: versions of what was compared and is not among the exporter's own packages.
     """
@@ -127,7 +127,7 @@ def targets_table(sections: Iterable[Section]) -> str:
 
 
 def summary_table(sections: Iterable[Section]) -> str:
-    """The few numbers that README quotes."""
+    """The few numbers of the summary."""
     rows = [headline for section in sections for headline in section.headlines]
     return Table(("", "exporter", "otherwise"), rows).markdown()
 
