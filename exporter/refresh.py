@@ -22,9 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.carry import carried
 from exporter.catalog import Catalog, CountRows
 from exporter.choice import AUDIT, needed_from
+from exporter.counters import recounted
 from exporter.errors import SourceError, StateError
 from exporter.exposition import Exposition, render
 from exporter.families import families
@@ -281,7 +281,7 @@ class Refresher:
         if isinstance(outcome, Reading):
             taken = False
             with self._guard.step(f"taking the reading of source {one.name}"):
-                one.succeeded(carried(outcome, one.reading, self._counters), now)
+                one.succeeded(recounted(outcome, one.reading, self._counters), now)
                 taken = True
             if taken:
                 one.refreshes += not was_late
