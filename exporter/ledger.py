@@ -14,12 +14,12 @@ import sqlite3
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from exporter.errors import StateError
-from exporter.snapshot import Carry, Gap, Grid, HistogramSample, Labels, Observation, Reading, Sample
+from exporter.snapshot import Gap, Grid, HistogramSample, Labels, Observation, Reading, Sample, Totals
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ def reading_to_json(reading: Reading) -> dict[str, Any]:
         "gaps": [[gap.metric, gap.reason] for gap in reading.gaps],
         "notes": list(reading.notes),
         "facts": dict(reading.facts),
-        "carries": [[name, labels, carry.raw, carry.offset] for (name, labels), carry in reading.carries.items()],
+        "totals": None if reading.totals is None else _totals_to_json(reading.totals, grids[0].sets if grids else ()),
         "valid_until": reading.valid_until,
     }
 
@@ -228,6 +228,15 @@ def reading_from_json(content: Any) -> Reading:
     """
     try:
         sets = tuple(_labels(labels) for labels in content.get("label_sets", ()))
+        observations = {
+            str(name): Observation(
+                _grid_from_json(entry["grid"], sets)
+                if "grid" in entry
+                else tuple(_sample_from_json(sample) for sample in entry["samples"]),
+                _optional(entry["observed_at"]),
+            )
+            for name, entry in content["observations"].items()
+        }
         return Reading(
             source=str(content["source"]),
             identity=str(content["identity"]),
@@ -235,22 +244,13 @@ def reading_from_json(content: Any) -> Reading:
             read_at=float(content["read_at"]),
             queried_at=float(content["queried_at"]),
             token=None if content["token"] is None else str(content["token"]),
-            observations={
-                str(name): Observation(
-                    _grid_from_json(entry["grid"], sets)
-                    if "grid" in entry
-                    else tuple(_sample_from_json(sample) for sample in entry["samples"]),
-                    _optional(entry["observed_at"]),
-                )
-                for name, entry in content["observations"].items()
-            },
+            observations=observations,
             gaps=tuple(Gap(str(metric), str(reason)) for metric, reason in content["gaps"]),
             notes=tuple(str(note) for note in content["notes"]),
             facts=dict(content["facts"]),
-            carries={
-                (str(name), _labels(labels)): Carry(float(raw), float(offset))
-                for name, labels, raw, offset in content["carries"]
-            },
+            totals=_totals_from_json(content["totals"], sets)
+            if "totals" in content
+            else _totals_of_0_1_0(content, observations),
             valid_until=_optional(content["valid_until"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -282,17 +282,70 @@ def _sample_from_json(content: Any) -> Sample | HistogramSample:
 def _grid_to_json(grid: Grid, sets: tuple[Labels, ...]) -> list[Any]:
     if grid.sets is not sets:
         raise ValueError("the Grids of a reading share one tuple of label sets")
-    return [[own, base64.b64encode(values.tobytes()).decode()] for own, values in grid.columns]
+    return [[own, _numbers_to_json(values)] for own, values in grid.columns]
 
 
 def _grid_from_json(content: Any, sets: tuple[Labels, ...]) -> Grid:
-    columns = []
-    for own, text in content:
-        values = array("d", base64.b64decode(text, validate=True))
-        if len(values) != len(sets):
-            raise ValueError(f"{len(values)} values for {len(sets)} label sets")
-        columns.append((_labels(own), values))
-    return Grid(sets, tuple(columns))
+    return Grid(sets, tuple((_labels(own), _numbers_from_json(text, len(sets))) for own, text in content))
+
+
+def _totals_to_json(totals: Totals, shown: tuple[Labels, ...]) -> dict[str, Any]:
+    """The totals; of the label sets that stand in the reading already, only how many they are."""
+    known = len(shown) if totals.sets[: len(shown)] == shown else 0
+    return {
+        "newest": totals.newest,
+        "shown": known,
+        "sets": totals.sets[known:],
+        "columns": [[name, own, _numbers_to_json(values)] for (name, own), values in totals.columns.items()],
+    }
+
+
+def _totals_from_json(content: Any, shown: tuple[Labels, ...]) -> Totals | None:
+    if content is None:
+        return None
+    sets = (*shown[: int(content["shown"])], *(_labels(labels) for labels in content["sets"]))
+    columns = {(str(name), _labels(own)): _numbers_from_json(text, len(sets)) for name, own, text in content["columns"]}
+    return Totals(_optional(content["newest"]), sets, columns)
+
+
+def _totals_of_0_1_0(content: Any, observations: Mapping[str, Observation]) -> Totals | None:
+    """The totals from a reading that version 0.1.0 wrote, which kept what the log once held as offsets: `carries`, a
+    list of metric, labels, rows counted last, and offset. A series of a Grid stands there only if it has an offset or
+    is not shown. A metric's own label is the last one. That version counted rows dated in the future, too.
+    """
+    found: dict[Labels, dict[tuple[str, Labels], float]] = {}
+    grids = [(name, o.samples) for name, o in observations.items() if isinstance(o.samples, Grid)]
+    for name, grid in grids:
+        for own, values in grid.columns:
+            if own:  # of the columns of Grids, those with a label of their own are counts
+                for labels, value in zip(grid.sets, values, strict=True):
+                    found.setdefault(labels, {})[name, own] = value
+    for name, series, counted, offset in reversed(content["carries"]):  # the last to leave stands at the end
+        labels = _labels(series)
+        found.setdefault(labels[:-1], {})[str(name), labels[-1:]] = float(counted) + float(offset)
+    if not found:
+        return None
+    keys = dict.fromkeys(key for values in found.values() for key in values)
+    newest, future = _optional(content["facts"].get("last_record_at")), _optional(content["valid_until"])
+    if newest is not None and future is not None and future < float(content["read_at"]) + 86_400:
+        # Its first row that was dated in the future is at most two hours after that; it must not count again.
+        newest = max(newest, future + 7_200)
+    return Totals(
+        newest,
+        tuple(found),
+        {key: array("d", (values.get(key, 0.0) for values in found.values())) for key in keys},
+    )
+
+
+def _numbers_to_json(values: "array[float]") -> str:
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def _numbers_from_json(text: Any, length: int) -> "array[float]":
+    values = array("d", base64.b64decode(text, validate=True))
+    if len(values) != length:
+        raise ValueError(f"{len(values)} values for {length} label sets")
+    return values
 
 
 def _labels(content: Any) -> tuple[tuple[str, str], ...]:

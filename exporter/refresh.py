@@ -22,9 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.carry import carried
 from exporter.catalog import Catalog, CountRows
 from exporter.choice import AUDIT, needed_from
+from exporter.counters import recounted
 from exporter.errors import SourceError, StateError
 from exporter.exposition import Exposition, render
 from exporter.families import families
@@ -205,6 +205,8 @@ class Refresher:
 
     def run_once(self) -> State:
         """Refresh every source once, without the loop, and give the state. For `python -m exporter once`."""
+        for one in self._sources.values():
+            one.schedule.requested = True
         while not self._stopping.is_set():
             wait = self.step()
             if not self.busy:
@@ -221,7 +223,7 @@ class Refresher:
     def busy(self) -> bool:
         """Whether a call is under way, or one is due, or something new is not on show yet."""
         now = self._monotonic()
-        due = any(one.schedule.due <= now for one in self._sources.values())
+        due = any(one.schedule.refresh_is_due(now) for one in self._sources.values())
         return self.calling or due or self._dirty_since is not None
 
     def wait(self, seconds: float) -> None:
@@ -281,7 +283,7 @@ class Refresher:
         if isinstance(outcome, Reading):
             taken = False
             with self._guard.step(f"taking the reading of source {one.name}"):
-                one.succeeded(carried(outcome, one.reading, self._counters), now)
+                one.succeeded(recounted(outcome, one.reading, self._counters), now)
                 taken = True
             if taken:
                 one.refreshes += not was_late

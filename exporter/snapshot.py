@@ -64,10 +64,14 @@ class Observation:
 
     `observed_at` is when the newest event behind the value happened (for an audit row, the row's timestamp);
     None when that is unknown, as for a count over an empty table.
+
+    `newer` makes the observation a count of rows that is not recounted yet (`exporter.counters`): for each column of
+    the Grid, how many of the rows are newer than the newest one that was counted before.
     """
 
     samples: tuple[Sample | HistogramSample, ...] | Grid
     observed_at: float | None = None
+    newer: tuple["array[float]", ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +83,18 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Carry:
-    """What keeps a counter from stepping back when rows leave the log: exported value = raw + offset.
+class Totals:
+    """What the counters of audit rows showed last, from which they go on (`exporter.counters`).
 
-    `raw` is what the source last counted, `offset` what it once counted and no longer does.
+    Attributes:
+        newest: time of the newest row that was ever counted; None before there was one.
+        sets: label sets: those that are shown, then those that are not, the last to leave first.
+        columns: by metric and the metric's own labels, what it showed for each label set.
     """
 
-    raw: float
-    offset: float
-
-
-CounterKey = tuple[str, Labels]
-"""A counter's series: metric name and labels."""
+    newest: float | None
+    sets: tuple[Labels, ...]
+    columns: Mapping[tuple[str, Labels], "array[float]"]
 
 
 @dataclass(frozen=True)
@@ -100,17 +104,17 @@ class Reading:
     Attributes:
         source: name of the source, the value of the `source` label.
         identity: what was read (engine, table, filter). Readings of another identity are not comparable, so they are
-            neither shown nor used to carry counters on.
+            not shown, and counters do not go on from them.
         read_at: when the source last confirmed these values.
         queried_at: when the values were computed; older than `read_at` when the source said that nothing changed.
-        catalog: fingerprint of the catalogue that it was read for; for another one only `carries` still holds.
+        catalog: fingerprint of the catalogue that it was read for; for another one only `totals` still hold.
         token: the source's mark of the state that was read; None when it has none, so that it is always asked.
         observations: by metric name.
         gaps: metrics that this source should give and cannot.
         notes: other things an operator should know, such as rows that were left out.
         facts: what `/health` says about the source: engine, table, rows, ...
-        carries: the counters' carry state, kept even for counters that are missing from this reading. A series of a
-            Grid is named only if it was carried on or is not shown now: of the others the value is what was counted.
+        totals: what the counters of rows showed, also those that are missing from this reading; None until they were
+            recounted, and for sources that count no rows.
         valid_until: when the values have to be computed again even if nothing changed; None for never.
     """
 
@@ -124,7 +128,7 @@ class Reading:
     gaps: tuple[Gap, ...] = ()
     notes: tuple[str, ...] = ()
     facts: Mapping[str, str | int | float | bool | None] = field(default_factory=lambda: _NOTHING)
-    carries: Mapping[CounterKey, Carry] = field(default_factory=lambda: _NOTHING)
+    totals: Totals | None = None
     valid_until: float | None = None
 
 
@@ -177,11 +181,3 @@ class Snapshot:
     def settled(self) -> bool:
         """Whether every source has been tried at least once."""
         return all(status.up is not None for status in self.statuses)
-
-
-def carry_on(previous: Mapping[CounterKey, Carry], key: CounterKey, raw: float) -> Carry:
-    """The carry state after the source counted `raw`: what it no longer counts goes into the offset."""
-    before = previous.get(key)
-    if before is None:
-        return Carry(raw, 0.0)
-    return Carry(raw, before.offset + max(0.0, before.raw - raw))

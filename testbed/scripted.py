@@ -1,12 +1,13 @@
 """A source that answers from a script, and clocks that tests move: what the refresh loop is tested with."""
 
 import threading
+from array import array
 from collections.abc import Callable, Mapping
 
 from exporter.catalog import Catalog
 from exporter.errors import SourceError, SourceTimeout
 from exporter.refresh import Refresher, State
-from exporter.snapshot import Gap, Observation, Reading, Sample
+from exporter.snapshot import Gap, Grid, Observation, Reading, Sample
 
 
 class Clock:
@@ -86,17 +87,20 @@ def reading(
     source: str = "audit",
     r2: float | None = 0.75,
     deploys: float | None = 3.0,
+    newer: float = 0.0,
     gaps: tuple[Gap, ...] = (),
     identity: str = "scripted",
 ) -> Reading:
-    """A reading with a gauge and a counter, made now."""
+    """A reading with a gauge and a counter, made now. Of the `deploys` rows, `newer` are newer than any before."""
     observations = {}
     if r2 is not None:
         observations["bike_model_r2_champion_current"] = Observation((Sample((), r2),), clock.wall() - 60)
     if deploys is not None:
+        counts = [("deploy", deploys, newer), ("skip", 0.0, 0.0)]
         observations["bike_model_deployments_total"] = Observation(
-            tuple(Sample((("decision", name),), count) for name, count in [("deploy", deploys), ("skip", 0.0)]),
+            Grid(((),), tuple(((("decision", name),), array("d", [count])) for name, count, _ in counts)),
             clock.wall() - 60,
+            tuple(array("d", [count]) for *_, count in counts),
         )
     return Reading(
         source=source,

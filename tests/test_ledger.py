@@ -15,7 +15,7 @@ import pytest
 from exporter.catalog_parser import load_catalog
 from exporter.errors import StateError
 from exporter.ledger import FILE_NAME, ITEMS_AT_ONCE, Ledger, reading_from_json, reading_to_json
-from exporter.snapshot import Carry, Gap, Grid, HistogramSample, Labels, Observation, Reading, Sample
+from exporter.snapshot import Gap, Grid, HistogramSample, Labels, Observation, Reading, Sample, Totals
 from testbed.scripted import Clock, reading
 
 SETS: tuple[Labels, ...] = tuple((("model", name), ("region", 'ü "x"')) for name in ("a", "b", "c"))
@@ -28,7 +28,11 @@ def full() -> Reading:
         reading(load_catalog(), Clock()),
         gaps=(Gap("m", "why"),),
         notes=("note",),
-        carries={("c_total", (("decision", "deploy"),)): Carry(3.0, 2.0)},
+        totals=Totals(
+            12.25,
+            (*SETS, (("model", "gone"), ("region", "x"))),
+            {("c_total", (("decision", name),)): array("d", [1, 2, 3, 4]) for name in "ab"},
+        ),
         valid_until=1.5,
         observations={
             "h": Observation((HistogramSample((("dag_id", "a"),), (1, 0, 2), 7.5),), None),

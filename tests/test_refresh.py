@@ -286,8 +286,13 @@ def test_a_wall_clock_that_steps_back_changes_neither_ages_nor_the_schedule(buil
 
 def test_counters_go_on_when_rows_are_deleted(build, catalog, clock):
     """A table whose old rows expire counts fewer; the exposed counter must not, and new rows must still count."""
-    counts = iter([5.0, 2.0, 3.0, 0.0, 4.0])
-    source = ScriptedSource(lambda _: reading(catalog, clock, deploys=next(counts)))
+    counts = iter([(5.0, 5.0), (2.0, 0.0), (3.0, 1.0), (0.0, 0.0), (4.0, 4.0)])
+
+    def answer(_: Reading | None) -> Reading:
+        deploys, newer = next(counts)
+        return reading(catalog, clock, deploys=deploys, newer=newer)
+
+    source = ScriptedSource(answer)
     refresher = build(source)
     seen = []
     for _ in range(5):
@@ -307,7 +312,7 @@ def test_a_counter_whose_column_was_gone_for_a_while_goes_on(build, catalog, clo
     assert seen == [5, None, 5]
 
 
-def test_a_reading_that_is_only_confirmed_is_not_carried_twice(build, catalog, clock):
+def test_a_reading_that_is_only_confirmed_is_not_counted_twice(build, catalog, clock):
     first = iter([5.0, 2.0])
 
     def answer(previous: Reading | None) -> Reading:
@@ -343,7 +348,7 @@ def test_counters_survive_a_restart_without_stepping_back(build, catalog, clock,
     turn(refresher)
     clock.advance(INTERVAL)
     turn(refresher)
-    again = build(ScriptedSource(lambda _: reading(catalog, clock, deploys=2.0)), on=ledger)
+    again = build(ScriptedSource(lambda _: reading(catalog, clock, deploys=2.0, newer=1.0)), on=ledger)
     assert value(turn(again), "bike_model_deployments_total", decision="deploy") == 6
 
 

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 from exporter.backfill.grid import Grid
 from exporter.backfill.openmetrics import LAST_RECORD
-from exporter.backfill.spool import Spool
+from exporter.backfill.spool import Key, Spool
 from exporter.catalog import Catalog
 from exporter.errors import StateError
 from exporter.ledger import FILE_NAME, SCHEMA_VERSION, Ledger
 from exporter.settings import Settings
-from exporter.snapshot import CounterKey, Gap, Labels
+from exporter.snapshot import Gap, Labels, Totals
 from exporter.sources.audit.query import SOURCE_NAME, AuditQuery, audit_identity
 
 
@@ -33,11 +33,13 @@ class AuditLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AuditHistory:
-    """What was read: rows in all and rows from the first moment on, and the metrics that the table cannot give."""
+    """What was read: rows in all and rows from the first moment on, the metrics that the table cannot give, and whether
+    the live exporter's counters hold rows that the log no longer does."""
 
     rows: int
     rows_since: int
     gaps: tuple[Gap, ...]
+    rows_left: bool
 
 
 def audit_log(settings: Settings, catalog: Catalog) -> AuditLog:
@@ -51,11 +53,14 @@ def audit_log(settings: Settings, catalog: Catalog) -> AuditLog:
     return DuckDBAudit(settings, catalog)
 
 
-def record(log: AuditLog, spool: Spool, grid: Grid, offsets: Mapping[CounterKey, float]) -> AuditHistory:
-    """Read the log up to the grid's last moment into the spool.
+def record(log: AuditLog, spool: Spool, grid: Grid, live: Totals | None) -> AuditHistory:
+    """Read the log into the spool.
 
-    A gauge takes its column's newest value; a counter counts from the log's first row, plus its `offsets`, which is
-    what the live exporter counted and the log no longer holds.
+    A gauge takes its column's newest value; a counter counts from the log's first row, plus the rows that the live
+    exporter counted and the log no longer holds, so that history meets the live counter.
+
+    Args:
+        live: what the live exporter's counters show; the log is read on to the newest row in them.
 
     Raises:
         SourceError: the log could not be read.
@@ -63,10 +68,12 @@ def record(log: AuditLog, spool: Spool, grid: Grid, offsets: Mapping[CounterKey,
     """
     total = since = 0
     valued: set[str] = set()
-    with log.history(grid.last) as (query, rows):
-        counted: dict[Labels, list[tuple[str, CounterKey]]] = {}
+    newest = live.newest if live is not None and live.newest is not None else 0.0
+    held: dict[Key, float] = {}
+    with log.history(max(grid.last, newest)) as (query, rows):
+        counted: dict[Labels, list[tuple[str, Key]]] = {}
 
-        def counts_of(labels: Labels) -> list[tuple[str, CounterKey]]:
+        def counts_of(labels: Labels) -> list[tuple[str, Key]]:
             """The counters of a label set by the column that adds to them; those that are new begin now."""
             if labels not in counted:
                 counted[labels] = [
@@ -75,7 +82,7 @@ def record(log: AuditLog, spool: Spool, grid: Grid, offsets: Mapping[CounterKey,
                     for value, index in count.indexes
                 ]
                 for _, key in counted[labels]:
-                    spool.add(key, offsets.get(key, 0.0))
+                    spool.add(key, 0.0)
             return counted[labels]
 
         if not query.labels:
@@ -83,8 +90,9 @@ def record(log: AuditLog, spool: Spool, grid: Grid, offsets: Mapping[CounterKey,
         for row in rows:
             at = int(row["at"])
             spool.at(at)
-            total += int(row["n"])
-            since += int(row["n"]) if at >= grid.start * 1_000_000 else 0
+            shown = at <= grid.last * 1_000_000
+            total += int(row["n"]) if shown else 0
+            since += int(row["n"]) if shown and at >= grid.start * 1_000_000 else 0
             spool.put((LAST_RECORD, ()), at / 1_000_000)
             labels = query.set_of(row)
             if labels is None:
@@ -94,14 +102,30 @@ def record(log: AuditLog, spool: Spool, grid: Grid, offsets: Mapping[CounterKey,
                 if value is not None and math.isfinite(value):
                     for metric in gauge.metrics:
                         spool.put((metric, labels), float(value))
-                        valued.add(metric)
+                        valued |= {metric} if shown else set()
             for column, key in counts_of(labels):
                 if row[column]:
                     spool.add(key, float(row[column]))
+                    held[key] = held.get(key, 0.0) + (row[column] if at <= newest * 1_000_000 else 0.0)
+    left = _left(live, held)
+    for key, rows_left in left.items():
+        spool.lift(key, rows_left)
     empty = [
         Gap(m, f"column {g.column} holds no value yet") for g in query.gauges for m in g.metrics if m not in valued
     ]
-    return AuditHistory(total, since, (*query.gaps, *empty))
+    return AuditHistory(total, since, (*query.gaps, *empty), bool(left))
+
+
+def _left(live: Totals | None, held: Mapping[Key, float]) -> Mapping[Key, float]:
+    """By series, how many rows the live counters show beyond those that the log holds."""
+    if live is None:
+        return {}
+    shown = (
+        ((name, (*labels, *own)), total)
+        for (name, own), totals in live.columns.items()
+        for labels, total in zip(live.sets, totals, strict=True)
+    )
+    return {key: total - held.get(key, 0.0) for key, total in shown if total > held.get(key, 0.0)}
 
 
 def live_state(settings: Settings) -> Ledger:
@@ -125,8 +149,7 @@ def live_state(settings: Settings) -> Ledger:
     return Ledger(copy, None)
 
 
-def live_offsets(state: Ledger, settings: Settings, catalog: Catalog) -> Mapping[CounterKey, float]:
-    """What the live exporter adds to its counts, because rows that it once counted have left the log."""
+def live_totals(state: Ledger, settings: Settings, catalog: Catalog) -> Totals | None:
+    """What the live exporter's counters of audit rows show; None where that is not known."""
     reading = state.load_reading(SOURCE_NAME, audit_identity(settings, catalog))
-    carries = reading.carries if reading is not None else {}
-    return {key: carry.offset for key, carry in carries.items() if carry.offset}
+    return reading.totals if reading is not None else None

@@ -16,7 +16,7 @@ from typing import Final
 
 from exporter.backfill.airflow import gaps as airflow_gaps
 from exporter.backfill.airflow import record as record_airflow
-from exporter.backfill.audit import audit_log, live_offsets, live_state, record
+from exporter.backfill.audit import audit_log, live_state, live_totals, record
 from exporter.backfill.blocks import find_promtool, make_block
 from exporter.backfill.grid import Grid, parse_grid, shown
 from exporter.backfill.openmetrics import LAST_RECORD, Writer, families
@@ -94,11 +94,8 @@ def _read(
         say(f"warning: the exporter's state cannot be read ({error}): counters may not join the live ones.")
         state = Ledger.open(None)
     with contextlib.closing(state):
-        offsets = live_offsets(state, settings, catalog)
-        if offsets:
-            say("The exporter counted rows that have left the log: its counters' history is higher by that.")
         with contextlib.closing(audit_log(settings, catalog)) as log:
-            found = record(log, audit, grid, offsets)
+            found = record(log, audit, grid, live_totals(state, settings, catalog))
         if not found.rows:
             raise SourceUnavailable(
                 f"The audit log has no row up to {shown(grid.last)}: there is no history to write. Check AUDIT_URL, "
@@ -106,6 +103,8 @@ def _read(
                 reason="not_found",
             )
         say(f"Read {found.rows} rows, {found.rows_since} of them since {shown(grid.start)}.")
+        if found.rows_left:
+            say("The exporter counted rows that have left the log: its counters' history is higher by that.")
         if not found.rows_since:
             say("warning: no row since then: what older rows say is held all the way.")
         if settings.airflow_url is not None:

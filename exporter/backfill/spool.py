@@ -58,6 +58,7 @@ class Spool:
         self._values: dict[int, float] = {}
         self._changed: dict[int, None] = {}
         self._begun: dict[int, int] = {}
+        self._lifted: dict[int, float] = {}
         self._moment = 0
 
     def at(self, at_us: int) -> None:
@@ -80,6 +81,12 @@ class Spool:
         column = self._columns.get(key)
         self.put(key, (0.0 if column is None else self._values[column]) + amount)
 
+    def lift(self, key: Key, amount: float) -> None:
+        """A series was higher by this all along. One that is not known is left alone."""
+        column = self._columns.get(key)
+        if column is not None:
+            self._lifted[column] = amount
+
     def series(self, name: str) -> Iterator[tuple[Labels, int, int]]:
         """The series of a sample name: labels, column, and how many moments have a sample."""
         for (known, labels), column in self._columns.items():
@@ -96,7 +103,8 @@ class Spool:
         for first, after in self._grid.windows():
             changes: dict[int, list[tuple[int, float]]] = {}
             while record is not None and record[0] < after:
-                changes.setdefault(record[1], []).append((record[0], record[2]))
+                at, column, value = record
+                changes.setdefault(column, []).append((at, value + self._lifted.get(column, 0.0)))
                 record = next(records, None)
             yield Window(first, after, dict(held), changes)
             held.update((column, listed[-1][1]) for column, listed in changes.items())

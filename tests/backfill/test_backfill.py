@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from exporter.catalog_parser import parse_catalog
 from exporter.choice import choose
 from exporter.errors import ConfigError, OutputError, SourceUnavailable
 from exporter.ledger import Ledger
-from exporter.snapshot import Carry, Sample, Snapshot, SourceStatus
+from exporter.snapshot import Sample, Snapshot, SourceStatus, Totals
 from exporter.sources.audit.duckdb import DuckDBAudit
 from tests.backfill.history import NOW, History, read, run
 from tests.sources.audit.duckdb_log import CATALOG, DAY, Log, settings_for, source_for
@@ -136,9 +137,10 @@ def test_the_counters_of_a_log_that_lost_rows_join_the_live_ones(log: Log, tmp_p
     labels = (("decision", "deploy"),)
     for identity, expected in (("another table", 1), (source_for(log.path).identity, 8)):
         reading = source_for(log.path).read(None)
-        carries = {("bike_model_deployments_total", labels): Carry(1.0, 7.0)}
+        shown = {("bike_model_deployments_total", labels): array("d", [8.0])}
+        totals = Totals(NOW - DAY, ((),), shown)
         ledger = Ledger.open(state)
-        ledger.save_reading(type(reading)(**{**fields(reading), "identity": identity, "carries": carries}))
+        ledger.save_reading(type(reading)(**{**fields(reading), "identity": identity, "totals": totals}))
         ledger.close()
         out = tmp_path / f"out-{expected}"
         said = run(log.path, out, env={"EXPORTER_STATE_DIR": str(state)}, step="5m")

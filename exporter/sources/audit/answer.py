@@ -51,7 +51,7 @@ def _read_sets(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAns
     sets: list[Labels] = []
     values = {gauge.index: array("d") for gauge in query.gauges}
     times: dict[int, float] = {}
-    counted = {index: array("d") for count in query.counts for _, index in count.indexes}
+    counted = {f"{kind}{i}": array("d") for count in query.counts for _, i in count.indexes for kind in ("k", "newer")}
     overall: Mapping[str, Any] | None = None
     for row in rows:
         overall = overall or row
@@ -64,8 +64,8 @@ def _read_sets(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAns
             known.append(math.nan if value is None else value)
             if value is not None:
                 times[index] = max(times.get(index, -math.inf), _time(row, f"t{index}") or 0.0)
-        for index, known in counted.items():
-            known.append(_count(row, f"k{index}"))
+        for name, known in counted.items():
+            known.append(_count(row, name))
     if overall is None:  # an empty table
         overall = dict.fromkeys(("all_newest", "all_first_future"))
     shared = tuple(sets)
@@ -82,8 +82,9 @@ def _read_sets(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAns
         if unreadable:
             notes.append(f"column {gauge.column}: {_rows(unreadable)} with text that is not a number, left out")
     for count in query.counts:
-        columns = tuple((((count.label, value),), counted[index]) for value, index in count.indexes)
-        observations[count.metric] = Observation(Grid(shared, columns), newest)
+        columns = tuple((((count.label, value),), counted[f"k{index}"]) for value, index in count.indexes)
+        newer = tuple(counted[f"newer{index}"] for _, index in count.indexes)
+        observations[count.metric] = Observation(Grid(shared, columns), newest, newer)
     notes += _notes(_overall(overall, "future"), _overall(overall, "undated"))
     nameless = _overall(overall, "nameless")
     if nameless:
@@ -133,18 +134,20 @@ def read_row(query: AuditQuery, row: Mapping[str, Any]) -> AuditAnswer:
         unreadable = _count(row, f"b{gauge.index}") if gauge.is_text else 0
         if unreadable:
             notes.append(f"column {gauge.column}: {_rows(unreadable)} with text that is not a number, left out")
+    everything: tuple[Labels, ...] = ((),)
     for count in query.counts:
-        samples = tuple(
-            Sample(((count.label, value),), float(_count(row, f"k{index}"))) for value, index in count.indexes
+        columns = tuple(
+            (((count.label, value),), array("d", [_count(row, f"k{index}")])) for value, index in count.indexes
         )
-        observations[count.metric] = Observation(samples, newest)
+        newer = tuple(array("d", [_count(row, f"newer{index}")]) for _, index in count.indexes)
+        observations[count.metric] = Observation(Grid(everything, columns), newest, newer)
     notes += _notes(_count(row, "future"), _count(row, "undated"))
     return AuditAnswer(observations, tuple(gaps), tuple(notes), _count(row, "rows"), newest, _time(row, "first_future"))
 
 
 def _notes(future: int, undated: int) -> Iterable[str]:
     if future:
-        yield f"{_rows(future)} dated in the future: counted, but they give no gauge until their time has come"
+        yield f"{_rows(future)} dated in the future: left out of values and counts until their time has come"
     if undated:
         yield f"{_rows(undated)} without a usable timestamp, left out"
 

@@ -30,6 +30,7 @@ from google.auth import exceptions as auth
 from google.cloud import bigquery
 
 from exporter.catalog import Catalog
+from exporter.counters import newest_counted
 from exporter.errors import BadData, SourceError
 from exporter.settings import Settings
 from exporter.snapshot import Reading, Sample
@@ -118,7 +119,7 @@ class BigQueryAudit:
             if known is not None:
                 self._count("skipped")
                 return known
-            query = self._query_for(table, now)
+            query = self._query_for(table, now, newest_counted(previous))
             with self._running(client, query, table.location, PAGE_SETS) as (rows, job):
                 answer = read_rows(query, (dict(row.items()) for row in rows))
             self._count("cached" if job.cache_hit else "executed", int(job.total_bytes_billed or 0))
@@ -247,7 +248,7 @@ class BigQueryAudit:
             raise self._errors.bad_credentials() from error
         return found
 
-    def _query_for(self, table: bigquery.Table, now: float) -> AuditQuery:
+    def _query_for(self, table: bigquery.Table, now: float, since: float | None = None) -> AuditQuery:
         columns = [Column(field.name, google_type(field)) for field in table.schema]
         filters, parameters = _filters(table, columns, self._catalog.audit.timestamp)
         reference = table.reference
@@ -257,6 +258,7 @@ class BigQueryAudit:
             table=quote(f"{reference.project}.{reference.dataset_id}.{reference.table_id}"),
             env=self._settings.audit_env,
             now=now,
+            since=since,
             filters=filters,
             filter_parameters=parameters,
             max_series=self._settings.max_series,

@@ -92,13 +92,13 @@ class DuckDBAudit(EmbeddedAudit):
         self._lock = threading.Lock()
         self.schema, self.table = audit_table(settings, catalog).split(".")
 
-    def _query(self, now: float) -> Reading:
+    def _query(self, now: float, since: float | None) -> Reading:
         with self._deadline(), errors(self._location, self._stop, self.timeout_seconds):
             self._make_sample()
             files = self._files.found()
             token = self._files.token(files)
             with self._opened(files) as connection:
-                query, sample = self._query_for(connection, now)
+                query, sample = self._query_for(connection, now, since)
                 answer = read_rows(query, _rows(connection, query))
             notes = answer.notes
             if sample:
@@ -178,7 +178,9 @@ class DuckDBAudit(EmbeddedAudit):
 
             create_sample(Path(self._location.path), self.schema, self.table, self._clock())
 
-    def _query_for(self, connection: duckdb.DuckDBPyConnection, now: float) -> tuple[AuditQuery, bool]:
+    def _query_for(
+        self, connection: duckdb.DuckDBPyConnection, now: float, since: float | None = None
+    ) -> tuple[AuditQuery, bool]:
         """The query, and whether the table holds the sample history."""
         columns, sample = self._columns(connection)
         query = build_query(
@@ -187,6 +189,7 @@ class DuckDBAudit(EmbeddedAudit):
             table=f"`{self.schema}.{self.table}`",
             env=self._settings.audit_env,
             now=now,
+            since=since,
             max_series=self._settings.max_series,
         )
         return query, sample

@@ -64,14 +64,14 @@ class DuckDBProcess(EmbeddedAudit):
         self._stop = threading.Event()
         self._wake = threading.Event()
 
-    def _query(self, now: float) -> Reading:
+    def _query(self, now: float, since: float | None) -> Reading:
         self._stop.clear()
         self._wake.clear()
         with self._started() as (process, ours):
             answer: Reading | SourceError | None = None
             # A process that ends too early breaks the connection, or leaves half an answer.
             with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError):
-                ours.sendall(pickle.dumps((self._settings, self._catalog, now)))
+                ours.sendall(pickle.dumps((self._settings, self._catalog, now, since)))
                 with ours.makefile("rb") as answers:
                     answer = pickle.load(answers)  # noqa: S301 -- from the process that was started here
         if isinstance(answer, Reading):
@@ -146,17 +146,20 @@ def main(descriptor: int) -> None:
     """Read once, for the exporter at the other end of this socket. Does not return."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the exporter says when to end
     theirs = socket.socket(fileno=descriptor)
-    settings, catalog, now = pickle.load(theirs.makefile("rb"))  # noqa: S301 -- from the process that started this one
+    asked = pickle.load(theirs.makefile("rb"))  # noqa: S301 -- from the process that started this one
+    settings, catalog, now, since = asked
     configure_logging(settings.log_level, settings.log_format, secrets_of(os.environ))
     sys.excepthook = _log_bug
-    answer = _read(settings, catalog, now, theirs)
+    answer = _read(settings, catalog, now, since, theirs)
     with contextlib.suppress(OSError):  # the exporter is gone
         theirs.sendall(pickle.dumps(answer))
     # At once: libraries that tidy up take their time, and have crashed at it.
     os._exit(0)
 
 
-def _read(settings: Settings, catalog: Catalog, now: float, theirs: socket.socket) -> Reading | SourceError:
+def _read(
+    settings: Settings, catalog: Catalog, now: float, since: float | None, theirs: socket.socket
+) -> Reading | SourceError:
     from exporter.sources.audit.duckdb import DuckDBAudit
 
     source = DuckDBAudit(settings, catalog, lambda: now)
@@ -168,11 +171,9 @@ def _read(settings: Settings, catalog: Catalog, now: float, theirs: socket.socke
 
     threading.Thread(target=until_told, name="lifeline", daemon=True).start()
     try:
-        reading = source.read(None)
+        return source._query(now, since)
     except SourceError as error:
         return error
-    # The default, an unchangeable mapping, cannot be pickled.
-    return dataclasses.replace(reading, carries={})
 
 
 def _log_bug(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from exporter.catalog import Catalog
+from exporter.counters import newest_counted
 from exporter.errors import SourceError, SourceUnavailable
 from exporter.settings import AuditLocation, Settings
 from exporter.snapshot import Reading, Sample
@@ -107,14 +108,15 @@ class EmbeddedAudit(abc.ABC):
             )
             if known is not None:
                 return known
-        return self._query(now)
+        return self._query(now, newest_counted(previous))
 
     @abc.abstractmethod
-    def _query(self, now: float) -> Reading:
+    def _query(self, now: float, since: float | None) -> Reading:
         """Query the files, within `timeout_seconds`, after the sample was made where one is wanted.
 
         Args:
             now: Unix seconds.
+            since: see `build_query`.
 
         Raises:
             SourceError: as `Source.read`.

@@ -33,6 +33,8 @@ from exporter.sources.audit.columns import (
 SOURCE_NAME: Final = "audit"
 
 HOUR_US: Final = 3_600_000_000
+BEGINNING_US: Final = -62_135_596_800_000_000
+"""The year 1, in microseconds since 1970: no row's time is earlier, in either engine."""
 
 LABEL_CHARACTERS: Final = 200
 """Longest value of a label that is taken from a column: Prometheus keeps each in memory as long as its series."""
@@ -59,7 +61,8 @@ class GaugeOutput:
 
 @dataclass(frozen=True, slots=True)
 class CountOutput:
-    """Output columns `k<index>`: a metric's counts by label value."""
+    """Output columns `k<index>`: a metric's rows by label value, up to the horizon; `newer<index>`: how many of those
+    are newer than `since`."""
 
     metric: str
     label: str
@@ -136,6 +139,7 @@ def build_query(
     table: str,
     env: str | None,
     now: float,
+    since: float | None = None,
     filters: Sequence[str] = (),
     filter_parameters: Sequence[Parameter] = (),
     max_series: int = 200_000,
@@ -146,7 +150,9 @@ def build_query(
         columns: the table's columns.
         table: quoted name of the table, as the FROM clause takes it.
         env: keep only rows whose env column has this value; None for all rows.
-        now: Unix seconds; rows later than `horizon_us` of it give no gauge.
+        now: Unix seconds; rows later than `horizon_us` of it give no gauge and are not counted.
+        since: time in Unix seconds of the newest row that was ever counted, None if there was none. It stays the same
+            while no newer row comes, so that a result cache can answer.
         filters: more conditions, such as the one on the partitioning column, with their parameters.
         max_series: most series that labels may make; see `AuditQuery.most_sets`.
 
@@ -154,7 +160,7 @@ def build_query(
         BadData: the timestamp column, a label's column, or the env column that a filter needs, is missing or of a type
             that cannot work.
     """
-    builder = _QueryBuilder(catalog, columns, max_series)
+    builder = _QueryBuilder(catalog, columns, max_series, BEGINNING_US if since is None else round(since * 1_000_000))
     return builder.build(table, env, now, filters, filter_parameters)
 
 
@@ -162,8 +168,9 @@ class _QueryBuilder:
     """Collects the three stages: `log`, each row's columns as numbers, flags and texts; `moments`, one row for each
     timestamp; and the answer, one row in all. With labels, the last two have that many for each label set."""
 
-    def __init__(self, catalog: Catalog, columns: Sequence[Column], max_series: int) -> None:
+    def __init__(self, catalog: Catalog, columns: Sequence[Column], max_series: int, since_us: int) -> None:
         self.catalog = catalog
+        self.since_us = since_us
         self.max_series = max_series
         self.columns = {column.name.lower(): column for column in columns}
         self.parameters: list[Parameter] = []
@@ -181,6 +188,7 @@ class _QueryBuilder:
         if env is not None:
             conditions.append(self.env_filter(env))
         self.parameter("horizon", "INT64", horizon_us(now))
+        self.parameter("since", "INT64", self.since_us)
         self.parameter("float_max", "FLOAT64", FLOAT_MAX)
         self.moments.append("COUNT(*) AS `n`")
         self.answer += [
@@ -378,7 +386,7 @@ class _QueryBuilder:
         return found
 
     def count(self, metric: MetricSpec, origin: CountRows, start: int) -> CountOutput:
-        """Add one count `k` for each label value."""
+        """Add one count `k` for each label value, and how many of those rows are newer."""
         column = self.columns[origin.column.lower()]
         also = f" AND {self.in_log(as_flag(self.columns[origin.where.lower()]))}" if origin.where else ""
         indexes = []
@@ -388,7 +396,10 @@ class _QueryBuilder:
             else:
                 matches = f"{self.in_log(as_text(column))} = {self.parameter(f'value{index}', 'STRING', wanted)}"
             self.moments.append(f"COUNTIF({matches}{also}) AS `c{index}`")
-            self.answer.append(f"SUM(IF(`at` IS NULL, 0, `c{index}`)) AS `k{index}`")
+            self.answer += [
+                f"SUM(IF(`at` <= @horizon, `c{index}`, 0)) AS `k{index}`",
+                f"SUM(IF(`at` <= @horizon AND `at` > @since, `c{index}`, 0)) AS `newer{index}`",
+            ]
             indexes.append((label_value, index))
         return CountOutput(metric.name, metric.labels[-1], tuple(indexes))
 

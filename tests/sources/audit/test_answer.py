@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from array import array
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import BadData
-from exporter.snapshot import Observation, Reading, Sample
+from exporter.snapshot import Grid, Observation, Reading, Sample
 from exporter.sources.audit.answer import AuditAnswer, confirmed, read_row, recompute_at
 from exporter.sources.audit.columns import Column
 from exporter.sources.audit.query import (
@@ -49,13 +50,17 @@ def test_a_row_becomes_values_with_their_times():
     query = built()
     index = next(gauge.index for gauge in query.gauges if R2 in gauge.metrics)
     deployments = next(count for count in query.counts if count.metric == "bike_model_deployments_total")
-    numbers = {f"k{k}": position for position, (_, k) in enumerate(deployments.indexes)}
+    numbers = {f"k{k}": 2 * position for position, (_, k) in enumerate(deployments.indexes)}
+    numbers |= {f"newer{k}": position for position, (_, k) in enumerate(deployments.indexes)}
     answer = read_row(
         query, row(query, rows=3, newest=2_000_000, **{f"v{index}": 0.7, f"t{index}": 1_500_000}, **numbers)
     )
     assert answer.observations[R2] == Observation((Sample((), 0.7),), 1.5)
+    decisions = [(("decision", value),) for value, _ in deployments.indexes]
     assert answer.observations["bike_model_deployments_total"] == Observation(
-        tuple(Sample((("decision", value),), float(n)) for n, (value, _) in enumerate(deployments.indexes)), 2.0
+        Grid(((),), tuple((own, array("d", [2 * n])) for n, own in enumerate(decisions))),
+        2.0,
+        tuple(array("d", [n]) for n in range(len(decisions))),
     )
     assert (answer.rows, answer.last_record_at, answer.first_future_at) == (3, 2.0, None)
 
@@ -75,7 +80,7 @@ def test_rows_that_were_left_out_are_noted():
     answer = read_row(query, row(query, future=1, first_future=4e15, undated=2, **{f"b{index}": 3}))
     assert answer.notes == (
         "column r2: 3 rows with text that is not a number, left out",
-        "1 row dated in the future: counted, but they give no gauge until their time has come",
+        "1 row dated in the future: left out of values and counts until their time has come",
         "2 rows without a usable timestamp, left out",
     )
     assert answer.first_future_at == 4e9

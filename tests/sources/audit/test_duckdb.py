@@ -279,14 +279,15 @@ def test_rows_from_the_future_wait_for_their_time(log: Log):
     reading = source.read(None)
     assert gauge(reading, R2) == 0.7
     assert reading.facts["last_record_at"] == NOW - DAY
-    assert counts(reading, "bike_model_deployments_total")["deploy"] == 2
-    assert reading.notes == ("2 rows dated in the future: counted, but they give no gauge until their time has come",)
+    assert counts(reading, "bike_model_deployments_total")["deploy"] == 1
+    assert reading.notes == ("2 rows dated in the future: left out of values and counts until their time has come",)
     clock.now += 3600
     assert source.read(reading).queried_at == NOW
     clock.now = NOW + DAY
     reading = source.read(dataclasses.replace(reading, queried_at=clock.now - 60))
     assert gauge(reading, R2) == 0.1
-    assert reading.notes == ("1 row dated in the future: counted, but they give no gauge until their time has come",)
+    assert counts(reading, "bike_model_deployments_total")["deploy"] == 2
+    assert reading.notes == ("1 row dated in the future: left out of values and counts until their time has come",)
 
 
 def test_a_look_says_whether_the_file_was_written_and_reads_nothing(tmp_path: Path):

@@ -106,8 +106,8 @@ def test_sentinels_ties_and_future_rows_are_judged_for_each_model(log: Log):
     )
     reading = read(log)
     assert values(reading, "shop_r2") == {("a",): 0.5, ("b",): 0.4}
-    assert values(reading, "shop_releases_total")["c", "go"] == 1
-    assert reading.notes == ("1 row dated in the future: counted, but they give no gauge until their time has come",)
+    assert values(reading, "shop_releases_total")["c", "go"] == 0
+    assert reading.notes == ("1 row dated in the future: left out of values and counts until their time has come",)
     assert reading.valid_until is not None
 
 

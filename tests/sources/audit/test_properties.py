@@ -99,11 +99,14 @@ def newest(column: str, rows: list[Mapping[str, Any]]) -> float | None:
     return max(found)[1] if found else None
 
 
+def counts_now(row: Mapping[str, Any]) -> bool:
+    """Whether the row has a time, and that has come."""
+    return row["at"] is not None and row["at"] * 1_000_000 <= horizon_us(NOW)
+
+
 def count(rows: list[Mapping[str, Any]], decision: str) -> int:
     return sum(
-        1
-        for row in rows
-        if row["at"] is not None and (row.get("deployment_decision") or "").strip(" ").lower() == decision
+        1 for row in rows if counts_now(row) and (row.get("deployment_decision") or "").strip(" ").lower() == decision
     )
 
 
@@ -122,7 +125,7 @@ def test_every_value_is_the_one_that_the_rules_on_paper_give(rows: list[dict[str
     assert counts(reading, "bike_model_deployments_total") == {
         decision: count(rows, decision) for decision in ("deploy", "skip", "reject")
     }
-    trained = [row for row in rows if row["at"] is not None and row.get("fine_tune_triggered")]
+    trained = [row for row in rows if counts_now(row) and row.get("fine_tune_triggered")]
     assert counts(reading, "bike_training_runs_total") == {
         "success": sum(row.get("fine_tune_success") is True for row in trained),
         "failed": sum(row.get("fine_tune_success") is False for row in trained),

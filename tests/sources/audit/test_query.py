@@ -66,6 +66,13 @@ def test_the_text_stays_the_same_within_an_hour_so_that_a_result_cache_can_answe
     assert built(now=start) != built(now=start + 3600)
 
 
+def test_the_text_is_the_same_whichever_row_is_the_newest_and_a_parameter_says_which():
+    one, other = built(since=NOW - 0.000001), built(since=NOW)
+    assert one.sql == other.sql == built().sql
+    assert Parameter("since", "INT64", 1_789_999_999_999_999) in one.parameters
+    assert Parameter("since", "INT64", 1_790_000_000_000_000) in other.parameters
+
+
 @pytest.mark.parametrize("column", [column.name for column in ALL if column.name in CATALOG.audit_columns()[2:]])
 def test_a_missing_column_costs_its_metrics_only(column: str):
     query = built(without(column))
