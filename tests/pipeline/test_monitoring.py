@@ -49,8 +49,10 @@ class Stored:
     def __init__(self, first: datetime, end: datetime) -> None:
         hours = int((end - first) / HOUR)
         self.rows = [Count(first + n * HOUR, "A", 5.0, 9.0, 0.0, 1.0, False) for n in range(hours)]
+        self.asked_until: datetime | None = None
 
     def counts(self, start: datetime, end: datetime) -> list[Count]:
+        self.asked_until = end
         return [row for row in self.rows if start <= row.timestamp < end]
 
 
@@ -76,7 +78,9 @@ def test_drift_compares_two_weeks_with_the_eight_before_the_champion_was_chosen(
     monkeypatch.setattr("bike_pipeline.drift.detect", detect)
     first = AS_OF - 500 * DAY
     # The warehouse goes on after the run's moment, as in a replay of the past.
-    assert monitoring.find_drift(Model(chosen=chosen), Stored(first, AS_OF + 5 * DAY), AS_OF) is found
+    warehouse = Stored(first, AS_OF + 5 * DAY)
+    assert monitoring.find_drift(Model(chosen=chosen), warehouse, AS_OF) is found
+    assert warehouse.asked_until == AS_OF
     history, reference, current = ([days[0].day, days[-1].day, len(days)] for days in asked)
     assert history == [first.date(), (first + 364 * DAY).date(), 365]
     assert reference == [(reference_end - 56 * DAY).date(), (reference_end - DAY).date(), 56]
