@@ -1,6 +1,7 @@
 """What a monitoring run decides, without Airflow: its windows, the promotion, the refresh request and the audit row."""
 
 import json
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -161,7 +162,9 @@ def test_an_exporter_that_is_away_costs_the_run_nothing(monkeypatch: pytest.Monk
     monkeypatch.setattr(monitoring, "REFRESH_TIMEOUT", (0.2, 0.2))
     with FaultProxy() as proxy:
         proxy.add(hang())
+        began = time.monotonic()
         assert monitoring.ask_for_refresh(exporter(proxy.url)) == "the exporter was not told: ReadTimeout"
+        assert time.monotonic() - began < 15, "the time-out is the one that was set"
         proxy.clear()
         proxy.add(reset())
         assert monitoring.ask_for_refresh(exporter(proxy.url)) == "the exporter was not told: ConnectionError"
