@@ -1,6 +1,7 @@
 """What a monitoring run decides, without Airflow: its windows, the promotion, the refresh request and the audit row."""
 
 import json
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -49,8 +50,10 @@ class Stored:
     def __init__(self, first: datetime, end: datetime) -> None:
         hours = int((end - first) / HOUR)
         self.rows = [Count(first + n * HOUR, "A", 5.0, 9.0, 0.0, 1.0, False) for n in range(hours)]
+        self.asked_until: datetime | None = None
 
     def counts(self, start: datetime, end: datetime) -> list[Count]:
+        self.asked_until = end
         return [row for row in self.rows if start <= row.timestamp < end]
 
 
@@ -76,7 +79,9 @@ def test_drift_compares_two_weeks_with_the_eight_before_the_champion_was_chosen(
     monkeypatch.setattr("bike_pipeline.drift.detect", detect)
     first = AS_OF - 500 * DAY
     # The warehouse goes on after the run's moment, as in a replay of the past.
-    assert monitoring.find_drift(Model(chosen=chosen), Stored(first, AS_OF + 5 * DAY), AS_OF) is found
+    warehouse = Stored(first, AS_OF + 5 * DAY)
+    assert monitoring.find_drift(Model(chosen=chosen), warehouse, AS_OF) is found
+    assert warehouse.asked_until == AS_OF
     history, reference, current = ([days[0].day, days[-1].day, len(days)] for days in asked)
     assert history == [first.date(), (first + 364 * DAY).date(), 365]
     assert reference == [(reference_end - 56 * DAY).date(), (reference_end - DAY).date(), 56]
@@ -157,7 +162,9 @@ def test_an_exporter_that_is_away_costs_the_run_nothing(monkeypatch: pytest.Monk
     monkeypatch.setattr(monitoring, "REFRESH_TIMEOUT", (0.2, 0.2))
     with FaultProxy() as proxy:
         proxy.add(hang())
+        began = time.monotonic()
         assert monitoring.ask_for_refresh(exporter(proxy.url)) == "the exporter was not told: ReadTimeout"
+        assert time.monotonic() - began < 15, "the time-out is the one that was set"
         proxy.clear()
         proxy.add(reset())
         assert monitoring.ask_for_refresh(exporter(proxy.url)) == "the exporter was not told: ConnectionError"
