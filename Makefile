@@ -23,7 +23,7 @@ demo: $(VENV)/.run $(VENV)-regmodel/.done ## Play months of the whole loop: mode
 
 test: $(VENV)/.dev ## Run all tests; those that need a real engine are skipped where it is missing (see make engines)
 	@echo "Running the tests. Skipped ones are listed at the end with what they need."
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev ## Check types, style and formatting
 	$(BIN)/mypy

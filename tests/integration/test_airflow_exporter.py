@@ -18,7 +18,7 @@ from testbed.faults import FaultProxy, drip, hang, html, status, truncate
 from tests.integration.test_airflow import FETCH, MONITOR, PREDICT, runs_stored
 from tests.integration.test_prometheus import RunningPrometheus
 
-pytestmark = pytest.mark.xdist_group("airflow")
+pytestmark = pytest.mark.timeout(900)
 
 INTERVAL = {"EXPORTER_REFRESH_SECONDS": "1", "AIRFLOW_TIMEOUT_SECONDS": "3"}
 R2, SHARE = "bike_model_r2_champion_current", "bike_drift_share"
