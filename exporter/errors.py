@@ -33,6 +33,9 @@ FAILURE_REASONS: Final = (
 BACKING_OFF: Final = frozenset({"auth", "permission", "quota"})
 """Reasons for which asking again at every interval does harm: it locks accounts or eats quota."""
 
+MESSAGE_CHARACTERS: Final = 1000
+"""The longest message of a SourceError: it may quote what a server said."""
+
 PROBLEM_CHARACTERS: Final = 600
 """The longest sentence of a ConfigError: what it quotes may come from a file of any content."""
 
@@ -64,7 +67,8 @@ class SourceError(ExporterError):
     """A refresh of a source failed.
 
     Args:
-        message: what happened and what to do about it, in one or two plain sentences.
+        message: what happened and what to do about it, in one or two plain sentences; escaped and cut at
+            MESSAGE_CHARACTERS.
         reason: a value of FAILURE_REASONS.
         retry_after: seconds the source asked to be left alone for, if it said so.
     """
@@ -72,7 +76,7 @@ class SourceError(ExporterError):
     default_reason = "internal"
 
     def __init__(self, message: str, *, reason: str | None = None, retry_after: float | None = None) -> None:
-        super().__init__(message)
+        super().__init__(cut(escaped(message), MESSAGE_CHARACTERS))
         self.reason = reason or self.default_reason
         self.retry_after = retry_after
 

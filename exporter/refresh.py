@@ -228,16 +228,12 @@ class Refresher:
 
     def wait(self, seconds: float) -> None:
         """Wait for a result or a refresh request, but no longer than this, and take the result."""
-        with contextlib.suppress(queue.Empty):
+        with contextlib.suppress(queue.Empty), self._guard.step("taking a result"):
             self._take(self._results.get(timeout=max(0.0, min(seconds, HEARTBEAT_SECONDS))))
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
-            wait = HEARTBEAT_SECONDS
-            with self._guard.step("a turn of the refresh loop"):
-                wait = self.step()
-            with self._guard.step("taking a result"):
-                self.wait(wait)
+            self.wait(self.step())
 
     # -- one turn --------------------------------------------------------------------------------------------------
 
@@ -247,6 +243,11 @@ class Refresher:
         Returns:
             Seconds until there is something to do again.
         """
+        with self._guard.step("a turn of the refresh loop"):
+            return self._turn()
+        return HEARTBEAT_SECONDS
+
+    def _turn(self) -> float:
         self._turned_at = self._monotonic()
         errors = self._guard.errors
         with contextlib.suppress(queue.Empty):
@@ -304,7 +305,11 @@ class Refresher:
                     one.schedule.request(now, force=force and one.name == AUDIT)
 
     def _ask_if_due(self, one: SourceState, now: float) -> None:
-        if one.call is not None:
+        if one.lost:
+            if not one.ended(now):
+                one.failed(SourceError(f"What source {one.name} answered got lost."), now, self._jitter())
+                self._touch(now)
+        elif one.call is not None:
             if one.interrupt_if_overdue(now, self._jitter):
                 self._touch(now)
             return

@@ -61,6 +61,12 @@ class SourceState:
         """Whether others wait for the call under way before the state is made anew."""
         return self.call is not None and not self.call.probe and not self.late
 
+    @property
+    def lost(self) -> bool:
+        """Whether the call under way will give no result: its thread has died, or has nothing to do any more although
+        the call is late."""
+        return self.call is not None and (self.thread.died or (self.late and not self.thread.busy))
+
     def restore(self, reading: Reading, age: float, now: float) -> None:
         """Go on from a kept reading that is `age` seconds old."""
         self.reading, self.confirmed = reading, now - age

@@ -48,6 +48,8 @@ class SourceThread:
         self._monotonic = monotonic
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self.busy = False
+        """Whether a call was begun and has given no result yet."""
 
     def begin(self, call: Call) -> None:
         """Have the call made.
@@ -56,9 +58,11 @@ class SourceThread:
             RuntimeError: the system starts no thread now; nothing was begun.
         """
         if self._thread is None or not self._thread.is_alive():
+            self._calls = queue.SimpleQueue()  # a thread that died may have left a call behind
             thread = threading.Thread(target=self._run, name=f"source-{self._source.name}", daemon=True)
             thread.start()
             self._thread = thread
+        self.busy = True
         self._calls.put(call)
 
     def stop(self) -> None:
@@ -86,11 +90,12 @@ class SourceThread:
                 outcome = self._answer(call)
             except SourceError as error:
                 outcome = error
-            except Exception as error:
-                # A bug in one source must not end its thread: it is logged whole, and shown as the source's failure.
+            except BaseException as error:
+                # It is logged whole, and shown as the source's failure.
                 log.exception("reading source %s failed on a bug", self._source.name)
                 outcome = SourceError(f"Bug in the exporter ({type(error).__name__}); the log has the traceback.")
             self._results.put(Result(self._source.name, call, outcome, self._monotonic() - began))
+            self.busy = False
 
     def _answer(self, call: Call) -> Reading | None:
         if call.probe and call.previous is not None:
