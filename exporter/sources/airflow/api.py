@@ -1,8 +1,9 @@
 """The questions that an Airflow is asked: version 1 (Airflow 2) and version 2 (Airflow 3) of its REST API alike.
 
 Both have the same lists of runs and task instances, asked by POST so that one request covers all DAGs. Facts about both
-were seen on Airflow 2.11.2 and 3.3.2: a missing DAG is an empty list in the POST lists; v1's XCom values are strings,
-v2's are JSON.
+were seen on Airflow 2.11.2 and 3.3.2: a missing DAG is an empty list in the POST lists; runs without an end date are
+left out of those by end; v1's XCom values are strings, v2's are JSON; an XCom of a mapped task is listed, and is 404
+when it is asked for without a map_index.
 """
 
 import urllib.parse
@@ -27,8 +28,9 @@ from exporter.sources.airflow.records import (
     total_of,
 )
 from exporter.sources.airflow.session import Session
+from exporter.sources.boundary import shown
 
-DAG_PAGE_ROWS: Final = 100
+LIST_ROWS: Final = 100
 """The most that GET lists give, whatever is asked for."""
 MAX_PAGES: Final = 50
 """Pages of one list that are read before giving up."""
@@ -52,7 +54,7 @@ class AirflowApi:
         found: dict[str, Dag] = {}
         active = {"only_active": "true"} if self.session.api() == "v1" else {"exclude_stale": "true"}
         for _ in range(MAX_PAGES):
-            params = {"limit": DAG_PAGE_ROWS, "offset": len(found), "order_by": "dag_id", **active}
+            params = {"limit": LIST_ROWS, "offset": len(found), "order_by": "dag_id", **active}
             answer = self.session.json_object(self.session.ask("GET", "/dags", params=params), "the list of DAGs")
             before = len(found)
             found.update((dag.dag_id, dag) for dag in map(dag_of, rows_of(answer, "dags")))
@@ -88,6 +90,10 @@ class AirflowApi:
             XComUnreadable: it is longer than MAX_XCOM_BYTES, or Airflow cannot show it.
             SourceError: it could not be asked for, which says nothing about it.
         """
+        if "/" in run_id:  # both versions take it for the next part of the path, however it is quoted
+            raise XComUnreadable(
+                f"Airflow's API cannot be asked about the run {shown(run_id)}: its id holds a /", final=True
+            )
         path = f"/dags/{_quoted(dag_id)}/dagRuns/{_quoted(run_id)}/taskInstances/{_quoted(task_id)}/xcomEntries/"
         response = self.session.ask("GET", path + _quoted(key), values=True)
         if response.status_code == 404 and is_json(response):
@@ -97,20 +103,14 @@ class AirflowApi:
         answer = self.session.json_object(response, f"XCom {key}")
         return XComValue(answer.get("value"), str(answer.get("timestamp") or ""))
 
-    def xcom_keys(self, dag_id: str, run_id: str) -> frozenset[tuple[str, str]]:
-        """Task and key of every XCom of one run."""
-        found: set[tuple[str, str]] = set()
-        seen = 0
-        path = f"/dags/{_quoted(dag_id)}/dagRuns/{_quoted(run_id)}/taskInstances/~/xcomEntries"
-        for _ in range(MAX_PAGES):
-            response = self.session.ask("GET", path, params={"limit": DAG_PAGE_ROWS, "offset": seen})
-            answer = self.session.json_object(response, f"the XComs of {dag_id}")
-            rows = rows_of(answer, "xcom_entries")
-            found.update((str(row.get("task_id")), str(row.get("key"))) for row in rows)
-            seen += len(rows)
-            if not rows or seen >= total_of(answer, seen):
-                break
-        return frozenset(found)
+    def xcom_keys(self, dag_id: str, run_id: str, task_id: str) -> frozenset[str]:
+        """Keys of the XComs that a task pushed in one run, mapped copies of it included: those come first."""
+        path = f"/dags/{_quoted(dag_id)}/dagRuns/{_quoted(run_id)}/taskInstances/{_quoted(task_id)}/xcomEntries"
+        response = self.session.ask("GET", path, params={"limit": LIST_ROWS})
+        if response.status_code == 404 and is_json(response):
+            return frozenset()
+        answer = self.session.json_object(response, f"the XComs of {dag_id}")
+        return frozenset(str(row.get("key")) for row in rows_of(answer, "xcom_entries"))
 
     def _page(
         self, path: str, body: Mapping[str, Any], name: str, what: str, row: Callable[[Mapping[str, Any]], Row]

@@ -42,6 +42,7 @@ class Access:
         has_user: a user and a password are set.
         has_token: AIRFLOW_TOKEN is set.
         admitted: Airflow has given these credentials a good answer before.
+        is_asked_for_version: AIRFLOW_API does not say which version of the API to speak.
         ca_file: the file with certificate authorities, if one is set.
         now: Airflow's time in Unix seconds.
     """
@@ -51,6 +52,7 @@ class Access:
     has_user: bool
     has_token: bool
     admitted: bool
+    is_asked_for_version: bool
     ca_file: str | None
     now: float
 
@@ -86,11 +88,15 @@ def refusal(response: requests.Response, what: str, access: Access) -> SourceErr
         return _not_accepted(status, access)
     if status == 403:
         return _forbidden(response, what, access)
-    if status == 404:
+    if status in (404, 405):  # the other version's paths are 404, and 405 where Airflow 3 is asked by POST
+        api = f" by its API {access.api}" if access.api else ""
+        then = (
+            "If it was upgraded, the next refresh notices; if not, check AIRFLOW_BASE_URL."
+            if access.is_asked_for_version
+            else "Check AIRFLOW_BASE_URL and AIRFLOW_API."
+        )
         return SourceUnavailable(
-            f"Airflow answers 404 under {access.url} when asked for {what}{_of(access)}: check AIRFLOW_BASE_URL and "
-            "AIRFLOW_API.",
-            reason="not_found",
+            f"Airflow answers {status} under {access.url} when asked for {what}{api}. {then}", reason="not_found"
         )
     if status == 429:
         return SourceUnavailable(
@@ -136,6 +142,14 @@ def no_airflow(access: Access) -> SourceError:
     )
 
 
+def other_version(access: Access) -> SourceError:
+    """Another Airflow than before answers."""
+    return SourceUnavailable(
+        f"The Airflow at {access.url} was replaced by one that speaks API {access.api}: the next refresh asks it so.",
+        reason="not_found",
+    )
+
+
 def bad_ca_file(access: Access) -> SourceError:
     """The file with certificate authorities cannot be read."""
     return SourceUnavailable(
@@ -167,7 +181,10 @@ def unreachable(error: requests.RequestException, access: Access) -> SourceError
     if "refused" in text:
         return SourceUnavailable(f"Connection refused by {host}: is Airflow's web server running there?")
     if re.search(r"name or service|resolve|getaddrinfo|name resolution", text, re.IGNORECASE):
-        return SourceUnavailable(f"The name {host} is not known: check AIRFLOW_BASE_URL.")
+        return SourceUnavailable(
+            f"The name {host} does not resolve now: Airflow, or the container with that name, is not running, or the "
+            "host in AIRFLOW_BASE_URL is wrong."
+        )
     if was_cut_off(error):
         return SourceUnavailable(f"Airflow at {host} closes the connection before its answer is complete.")
     return SourceUnavailable(f"Airflow at {host} cannot be reached ({type(error).__name__}).")
@@ -208,10 +225,6 @@ def retry_after(response: requests.Response, now: float) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - now)
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-def _of(access: Access) -> str:
-    return f" by its API {access.api}" if access.api else ""
 
 
 def _no_json(response: requests.Response, what: str, access: Access) -> SourceError:

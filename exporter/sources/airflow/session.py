@@ -18,7 +18,7 @@ from typing import Any, Final
 import requests
 import urllib3
 
-from exporter.errors import BadData
+from exporter.errors import BadData, SourceError
 from exporter.settings import Settings
 from exporter.sources.airflow import failures
 from exporter.sources.deadlines import DeadlineAdapter
@@ -214,10 +214,17 @@ class Session:
         Raises:
             SourceError: it is something else; the message says what and what to do.
         """
-        access = self._access()
-        if response.status_code == 404 and self._fixed_api is None:
-            self._api = self.airflow_version = None  # Airflow may have been upgraded: ask again next time
-        return failures.json_object(response, what, access)
+        try:
+            return failures.json_object(response, what, self._access())
+        except SourceError as error:
+            if error.reason == "not_found":
+                self._forget_version()
+            raise
+
+    def _forget_version(self) -> None:
+        """Airflow may have been upgraded, or back: its version is asked for again before the next question."""
+        if self._fixed_api is None:
+            self._api = self.airflow_version = self._token = None
 
     def _access(self) -> failures.Access:
         return failures.Access(
@@ -226,6 +233,7 @@ class Session:
             has_user=self._username is not None,
             has_token=self._fixed_token is not None,
             admitted=self._admitted,
+            is_asked_for_version=self._fixed_api is None,
             ca_file=self._verify if isinstance(self._verify, str) else None,
             now=self.now(),
         )
@@ -250,6 +258,10 @@ class Session:
 
     def _log_in(self, username: str, password: str) -> _Token:
         response = self._send("POST", "/auth/token", None, body={"username": username, "password": password})
+        if response.status_code in (404, 405):
+            self._forget_version()
+            if self.api() != "v2":
+                raise failures.other_version(self._access())
         refusal = failures.log_in_refused(response, self._access())
         if refusal is not None:
             raise refusal

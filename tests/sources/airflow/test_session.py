@@ -84,13 +84,43 @@ def test_nothing_there_is_said_with_the_address(api: str, fake: FakeAirflow, pro
 
 
 @BOTH
-def test_an_airflow_that_was_upgraded_is_asked_anew(api: str, fake: FakeAirflow, proxy: FaultProxy):
+@pytest.mark.parametrize("question", ["dags", "running"])
+def test_an_airflow_that_was_replaced_is_noticed_at_the_next_refresh(
+    api: str, question: str, fake: FakeAirflow, proxy: FaultProxy
+):
+    """By GET the old paths are 404, by POST 405."""
     client = make(proxy.url)
+    for now in (api, "v2" if api == "v1" else "v1", api):
+        fake.api = now
+        if client.session.sent():
+            with pytest.raises(SourceUnavailable, match="the next refresh notices") as caught:
+                client.dags() if question == "dags" else client.running(DAGS)
+            assert caught.value.reason == "not_found"
+        assert client.dags()
+        assert client.running(DAGS) == ()
+        assert client.session.api() == now
+
+
+def test_an_airflow_that_was_replaced_by_an_older_one_while_a_token_ran_out(fake: FakeAirflow, proxy: FaultProxy):
+    """It has no /auth/token. That is no wrong password: it must not be backed off from as from one."""
+    at = [1000.0]
+    client = AirflowApi(Session(settings(proxy.url), clock=lambda: NOW, monotonic=lambda: at[0]))
+    client.dags()
+    fake.api = "v1"
+    at[0] += fake.token_seconds
+    error = failure(client)
+    assert (error.reason, "replaced by one that speaks API v1" in str(error)) == ("not_found", True)
+    assert client.dags()
+
+
+@BOTH
+def test_a_version_that_is_set_is_kept_to(api: str, fake: FakeAirflow, proxy: FaultProxy):
+    client = make(proxy.url, AIRFLOW_API=api)
     client.dags()
     fake.api = "v2" if api == "v1" else "v1"
-    assert failure(client).reason == "not_found"
-    assert client.dags()
-    assert client.session.api() == fake.api
+    for _ in range(2):
+        error = failure(client)
+        assert (error.reason, "AIRFLOW_API" in str(error)) == ("not_found", True)
 
 
 # -- log-in ------------------------------------------------------------------------------------------------------------
@@ -315,7 +345,7 @@ def test_connection_refused(proxy: FaultProxy):
 
 
 def test_an_unknown_host():
-    assert "is not known" in str(failure(make("http://no-such-host.invalid:8080")))
+    assert "does not resolve now" in str(failure(make("http://no-such-host.invalid:8080")))
 
 
 @pytest.mark.parametrize("fault", [hang(), drip(20)])
