@@ -9,7 +9,6 @@ answers were seen on Airflow 2.11.2 (v1) and 3.3.2 (v2):
 """
 
 import email.utils
-import json
 import re
 import urllib.parse
 from collections.abc import Mapping
@@ -19,6 +18,8 @@ from typing import Any, Final
 import requests
 
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
+from exporter.showable import cut, escaped
+from exporter.sources.boundary import parse_json
 
 _QUOTED: Final = 200
 _LOOKED_AT: Final = 4096
@@ -71,9 +72,9 @@ def json_object(response: requests.Response, what: str, access: Access) -> Mappi
     if not is_json(response):
         raise _no_json(response, what, access)
     try:
-        content = json.loads(response.content)
-    except (ValueError, RecursionError) as error:
-        raise BadData(f"Airflow's answer about {what} is not complete JSON.") from error
+        content = parse_json(response.content)
+    except ValueError as error:
+        raise BadData(f"Airflow's answer about {what} cannot be used: {error}.") from None
     if not isinstance(content, dict):
         raise BadData(f"Airflow's answer about {what} is not a JSON object.")
     return content
@@ -286,8 +287,12 @@ def _forbidden(response: requests.Response, what: str, access: Access) -> Source
 
 def _redirect(response: requests.Response, access: Access) -> SourceError:
     """Redirects are not followed: the password would go along, and what they lead to is no API."""
-    target = urllib.parse.urlsplit(urllib.parse.urljoin(response.url, response.headers.get("Location", "")))
-    where = f"{target.scheme}://{target.hostname}" + (f":{target.port}" if target.port else "")
+    try:
+        target = urllib.parse.urlsplit(urllib.parse.urljoin(response.url, response.headers.get("Location", "")))
+        address = f"{target.scheme}://{target.hostname}" + (f":{target.port}" if target.port else "")
+    except ValueError:
+        return BadData(f"{access.url} redirects to something that is no address.")
+    where = cut(escaped(address), _QUOTED)
     if re.search(r"log-?in|sign-?in|oauth|sso|/auth", target.path + (target.hostname or ""), re.IGNORECASE):
         return SourceUnavailable(
             f"{access.url} sends the exporter to a log-in page at {where}: something before Airflow wants a log-in of "
@@ -295,19 +300,19 @@ def _redirect(response: requests.Response, access: Access) -> SourceError:
             reason="auth",
         )
     return SourceUnavailable(
-        f"{access.url} redirects to {where}{target.path[:_QUOTED]}, which is not followed: set AIRFLOW_BASE_URL to the "
-        "address that Airflow really has.",
+        f"{access.url} redirects to {where}{cut(escaped(target.path), _QUOTED)}, which is not followed: set "
+        "AIRFLOW_BASE_URL to the address that Airflow really has.",
     )
 
 
 def _detail(response: requests.Response) -> str:
     """What Airflow says about a refusal, on one short line."""
     try:
-        content = response.json() if is_json(response) else None
-    except (ValueError, RecursionError):
+        content = parse_json(response.content) if is_json(response) else None
+    except ValueError:
         content = None
     detail = content.get("detail") if isinstance(content, dict) else None
-    return f": {' '.join(str(detail).split())[:_QUOTED]}" if detail else ""
+    return f": {cut(escaped(' '.join(detail[:_LOOKED_AT].split())), _QUOTED)}" if isinstance(detail, str) else ""
 
 
 def _chain(error: BaseException) -> str:

@@ -277,7 +277,7 @@ class AirflowSource:
             token=None,
             observations=observations,
             gaps=tuple(Gap(metric, reason) for metric, reason in remarks.gaps.items()),
-            notes=tuple(dict.fromkeys([*dags.notes(), *remarks.notes])),
+            notes=tuple(dict.fromkeys([*dags.notes(), *self._api.take_left_out(), *remarks.notes])),
             facts={
                 "engine": f"Airflow {session.airflow_version}" if session.airflow_version else "Airflow",
                 "api": session.api(),

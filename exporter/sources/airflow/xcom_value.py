@@ -64,7 +64,7 @@ def kept_number(kept: KeptXCom, spec: XCom) -> float:
     """
     if kept.content is None:
         raise ValueError(kept.problem or NOT_PUSHED)
-    return number(json.loads(kept.content), spec)
+    return number(boundary.parse_json(kept.content.encode()), spec)
 
 
 def why_missing(kept: KeptXCom, spec: XCom) -> str | None:
