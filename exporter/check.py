@@ -70,11 +70,12 @@ def _airflow(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
         if dag not in survey.missing:
             days = settings.airflow_lookback_days
             yield Finding("xcoms", WARNING, f"{dag}: no successful run in the last {days:g} days")
-    found = sorted({f"{spec.task}/{spec.key}" for spec in survey.found_xcoms})
+    found = sorted({f"{spec.task}/{spec.key}" for spec, why in survey.xcoms.items() if why is None})
     if found:
         yield Finding("xcoms", OK, f"in the newest successful runs: {', '.join(found)}")
-    for spec in sorted(survey.absent_xcoms, key=str):
-        yield Finding("xcoms", WARNING, f"{spec.dag}/{spec.task}: the newest successful run pushed no {spec.key}")
+    for spec, why in sorted(survey.xcoms.items(), key=str):
+        if why is not None:
+            yield Finding("xcoms", WARNING, f"{spec.dag}/{spec.task}/{spec.key} of the newest successful run {why}")
     yield Finding("requests", OK, f"{survey.requests} a refresh while nothing happens in Airflow")
 
 

@@ -72,6 +72,8 @@ class FakeAirflow:
     runs: list[dict[str, Any]] = field(default_factory=list)
     tasks: list[dict[str, Any]] = field(default_factory=list)
     xcoms: dict[tuple[str, str, str, str], tuple[Any, float]] = field(default_factory=dict)
+    mapped_xcoms: set[tuple[str, str, str, str]] = field(default_factory=set)
+    """XComs of mapped tasks (DAG, run, task, key): listed, and not given without a map_index."""
     tokens: list[str] = field(default_factory=list)
     revoked: set[str] = field(default_factory=set)
 
@@ -135,7 +137,10 @@ class FakeAirflow:
             return self._token(request)
         base = f"/api/{self.api}"
         if not path.startswith(base + "/"):
-            return self._html(404) if self.api == "v1" else self._json(404, {"error": "Not Found"})
+            if self.api == "v1":
+                return self._html(404)
+            wrong_method = request.method == "POST" and path.startswith("/api/v1/")
+            return self._json(405 if wrong_method else 404, {"error": "Not Found"})
         path = path.removeprefix(base)
         if path == "/version":
             return self._json(200, {"version": "2.11.2" if self.api == "v1" else "3.3.2", "git_version": None})
@@ -150,9 +155,11 @@ class FakeAirflow:
             return self._list("dag_runs", self.runs, request.json(), request.json().get("states"))
         if path == "/dags/~/dagRuns/~/taskInstances/list":
             return self._list("task_instances", self.tasks, request.json(), request.json().get("state"))
-        match = re.fullmatch(r"/dags/([^/]+)/dagRuns/([^/]+)/taskInstances/([^/]+)/xcomEntries(?:/([^/]+))?", path)
+        # Both versions unquote the path before they take it apart: a run id with a slash fits none.
+        pattern = r"/dags/([^/]+)/dagRuns/([^/]+)/taskInstances/([^/]+)/xcomEntries(?:/(.+))?"
+        match = re.fullmatch(pattern, urllib.parse.unquote(path), re.DOTALL)
         if match:
-            return self._xcom(*(urllib.parse.unquote(part or "") for part in match.groups()))
+            return self._xcom(*(part or "" for part in match.groups()))
         return self._json(404, {"title": "Not Found", "detail": path, "status": 404})
 
     def _token(self, request: Request) -> Reply:
@@ -190,9 +197,7 @@ class FakeAirflow:
         for row in rows:
             end = row["end"]
             if end is None and (since is not None or until is not None):
-                if self.api == "v1":
-                    continue  # as SQL compares with NULL
-                end = self.now  # v2 takes those that have not ended to end now
+                continue  # as SQL compares with NULL
             if row["dag_id"] not in body["dag_ids"] or row["state"] not in states:
                 continue
             if (since is not None and end < since) or (until is not None and end > until):
@@ -206,7 +211,9 @@ class FakeAirflow:
     def _xcom(self, dag_id: str, run_id: str, task_id: str, key: str) -> Reply:
         if not key:
             keys = [
-                {"task_id": task, "key": name} for dag, run, task, name in self.xcoms if (dag, run) == (dag_id, run_id)
+                {"task_id": task, "key": name}
+                for dag, run, task, name in [*self.mapped_xcoms, *self.xcoms]
+                if (dag, run) == (dag_id, run_id) and task_id in ("~", task)
             ]
             return self._json(200, {"xcom_entries": keys, "total_entries": len(keys)})
         entry = self.xcoms.get((dag_id, run_id, task_id, key))

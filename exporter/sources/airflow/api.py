@@ -1,17 +1,20 @@
 """The questions that an Airflow is asked: version 1 (Airflow 2) and version 2 (Airflow 3) of its REST API alike.
 
 Both have the same lists of runs and task instances, asked by POST so that one request covers all DAGs. Facts about both
-were seen on Airflow 2.11.2 and 3.3.2: a missing DAG is an empty list in the POST lists; v1's XCom values are strings,
-v2's are JSON.
+were seen on Airflow 2.11.2 and 3.3.2: a missing DAG is an empty list in the POST lists; runs without an end date are
+left out of those by end; v1's XCom values are strings, v2's are JSON; an XCom of a mapped task is listed, and is 404
+when it is asked for without a map_index.
 """
 
 import urllib.parse
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from exporter.errors import BadData
+from exporter.showable import escaped
 from exporter.sources.airflow.failures import XComUnreadable, is_json
 from exporter.sources.airflow.records import (
+    FINISHED,
     PAGE_ROWS,
     Dag,
     DagRun,
@@ -27,12 +30,14 @@ from exporter.sources.airflow.records import (
     total_of,
 )
 from exporter.sources.airflow.session import Session
+from exporter.sources.boundary import shown
 
-DAG_PAGE_ROWS: Final = 100
+LIST_ROWS: Final = 100
 """The most that GET lists give, whatever is asked for."""
 MAX_PAGES: Final = 50
 """Pages of one list that are read before giving up."""
-_FINISHED: Final = ("success", "failed")
+TIME_CHARACTERS: Final = 40
+"""Airflow writes a time with 32."""
 _RUNS: Final = "/dags/~/dagRuns/list"
 _TASKS: Final = "/dags/~/dagRuns/~/taskInstances/list"
 
@@ -42,6 +47,14 @@ class AirflowApi:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self._left_out: dict[str, tuple[int, str]] = {}
+
+    def take_left_out(self) -> tuple[str, ...]:
+        """What was left out of the answers since the last call, one sentence for each kind of list."""
+        taken, self._left_out = self._left_out, {}
+        return tuple(
+            f"{count} of Airflow's {what} are left out; of one, {reason}." for what, (count, reason) in taken.items()
+        )
 
     def now(self) -> float:
         """Unix seconds by Airflow's clock."""
@@ -51,12 +64,14 @@ class AirflowApi:
         """All DAGs that this user may see, by name."""
         found: dict[str, Dag] = {}
         active = {"only_active": "true"} if self.session.api() == "v1" else {"exclude_stale": "true"}
+        seen = 0
         for _ in range(MAX_PAGES):
-            params = {"limit": DAG_PAGE_ROWS, "offset": len(found), "order_by": "dag_id", **active}
+            params = {"limit": LIST_ROWS, "offset": seen, "order_by": "dag_id", **active}
             answer = self.session.json_object(self.session.ask("GET", "/dags", params=params), "the list of DAGs")
-            before = len(found)
-            found.update((dag.dag_id, dag) for dag in map(dag_of, rows_of(answer, "dags")))
-            if len(found) == before or len(found) >= total_of(answer, len(found)):
+            rows = rows_of(answer, "dags", LIST_ROWS)
+            found.update((dag.dag_id, dag) for dag in self._usable(rows, "DAGs", dag_of))
+            seen += len(rows)
+            if not rows or seen >= total_of(answer, seen):
                 break
         return tuple(found[name] for name in sorted(found))
 
@@ -88,6 +103,10 @@ class AirflowApi:
             XComUnreadable: it is longer than MAX_XCOM_BYTES, or Airflow cannot show it.
             SourceError: it could not be asked for, which says nothing about it.
         """
+        if "/" in run_id:  # both versions take it for the next part of the path, however it is quoted
+            raise XComUnreadable(
+                f"Airflow's API cannot be asked about the run {shown(run_id)}: its id holds a /", final=True
+            )
         path = f"/dags/{_quoted(dag_id)}/dagRuns/{_quoted(run_id)}/taskInstances/{_quoted(task_id)}/xcomEntries/"
         response = self.session.ask("GET", path + _quoted(key), values=True)
         if response.status_code == 404 and is_json(response):
@@ -95,49 +114,56 @@ class AirflowApi:
         if response.status_code == 500:
             raise XComUnreadable("Airflow answers 500 for it, as it does for values that it cannot show", final=False)
         answer = self.session.json_object(response, f"XCom {key}")
-        return XComValue(answer.get("value"), str(answer.get("timestamp") or ""))
+        return XComValue(answer.get("value"), escaped(str(answer.get("timestamp") or ""))[:TIME_CHARACTERS])
 
-    def xcom_keys(self, dag_id: str, run_id: str) -> frozenset[tuple[str, str]]:
-        """Task and key of every XCom of one run."""
-        found: set[tuple[str, str]] = set()
-        seen = 0
-        path = f"/dags/{_quoted(dag_id)}/dagRuns/{_quoted(run_id)}/taskInstances/~/xcomEntries"
-        for _ in range(MAX_PAGES):
-            response = self.session.ask("GET", path, params={"limit": DAG_PAGE_ROWS, "offset": seen})
-            answer = self.session.json_object(response, f"the XComs of {dag_id}")
-            rows = rows_of(answer, "xcom_entries")
-            found.update((str(row.get("task_id")), str(row.get("key"))) for row in rows)
-            seen += len(rows)
-            if not rows or seen >= total_of(answer, seen):
-                break
-        return frozenset(found)
+    def xcom_keys(self, dag_id: str, run_id: str, task_id: str) -> frozenset[str]:
+        """Keys of the XComs that a task pushed in one run, mapped copies of it included: those come first."""
+        path = f"/dags/{_quoted(dag_id)}/dagRuns/{_quoted(run_id)}/taskInstances/{_quoted(task_id)}/xcomEntries"
+        response = self.session.ask("GET", path, params={"limit": LIST_ROWS})
+        if response.status_code == 404 and is_json(response):
+            return frozenset()
+        answer = self.session.json_object(response, f"the XComs of {dag_id}")
+        return frozenset(str(row.get("key")) for row in rows_of(answer, "xcom_entries", LIST_ROWS))
 
     def _page(
         self, path: str, body: Mapping[str, Any], name: str, what: str, row: Callable[[Mapping[str, Any]], Row]
     ) -> Page[Row]:
         response = self.session.ask("POST", path, body={**body, "page_limit": PAGE_ROWS})
         answer = self.session.json_object(response, what)
-        rows = tuple(row(content) for content in rows_of(answer, name))
-        return Page(rows, total_of(answer, len(rows)))
+        rows = rows_of(answer, name, PAGE_ROWS)
+        return Page(tuple(self._usable(rows, what, row)), len(rows), total_of(answer, len(rows)))
+
+    def _usable(
+        self, rows: Iterable[Mapping[str, Any]], what: str, row: Callable[[Mapping[str, Any]], Row]
+    ) -> Iterator[Row]:
+        """The rows as records, without those that cannot be used."""
+        for content in rows:
+            try:
+                yield row(content)
+            except ValueError as error:
+                count, first = self._left_out.get(what, (0, str(error)))
+                self._left_out[what] = (count + 1, first)
 
     def _all(
         self, path: str, body: Mapping[str, Any], name: str, what: str, row: Callable[[Mapping[str, Any]], Row]
     ) -> tuple[Row, ...]:
         rows: list[Row] = []
+        seen = 0
         for _ in range(MAX_PAGES):
-            page = self._page(path, {**body, "page_offset": len(rows)}, name, what, row)
+            page = self._page(path, {**body, "page_offset": seen}, name, what, row)
             rows += page.rows
-            if not page.rows or (page.total <= len(rows) and len(page.rows) < PAGE_ROWS):
+            seen += page.listed
+            if not page.listed or (page.total <= seen and page.listed < PAGE_ROWS):
                 return tuple(rows)
         raise BadData(f"Airflow's list of {what} has more than {MAX_PAGES} pages ({page.total} rows).")
 
 
 def _ended_runs(dag_ids: Collection[str], since: float, until: float | None) -> dict[str, Any]:
-    return {"dag_ids": sorted(dag_ids), "states": list(_FINISHED), "order_by": "end_date", **_window(since, until)}
+    return {"dag_ids": sorted(dag_ids), "states": list(FINISHED), "order_by": "end_date", **_window(since, until)}
 
 
 def _ended_tasks(dag_ids: Collection[str], since: float, until: float | None) -> dict[str, Any]:
-    return {"dag_ids": sorted(dag_ids), "state": list(_FINISHED), **_window(since, until)}
+    return {"dag_ids": sorted(dag_ids), "state": list(FINISHED), **_window(since, until)}
 
 
 def _window(since: float, until: float | None) -> dict[str, str]:

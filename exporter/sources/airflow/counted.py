@@ -8,6 +8,8 @@ from exporter.catalog import MetricSpec, XCom
 
 RUN: Final = "run"
 TASK: Final = "task"
+OVERFLOW: Final = "the sum with the newest run's value is larger than a number can be; that value is left out"
+"""The problem of a sum that would become infinite."""
 SumKey = tuple[str, str, str, str, str]
 """What identifies the sum of an XCom: DAG, task, key, field and take."""
 

@@ -9,7 +9,6 @@ answers were seen on Airflow 2.11.2 (v1) and 3.3.2 (v2):
 """
 
 import email.utils
-import json
 import re
 import urllib.parse
 from collections.abc import Mapping
@@ -19,6 +18,8 @@ from typing import Any, Final
 import requests
 
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
+from exporter.showable import cut, escaped
+from exporter.sources.boundary import parse_json
 
 _QUOTED: Final = 200
 _LOOKED_AT: Final = 4096
@@ -42,6 +43,7 @@ class Access:
         has_user: a user and a password are set.
         has_token: AIRFLOW_TOKEN is set.
         admitted: Airflow has given these credentials a good answer before.
+        is_asked_for_version: AIRFLOW_API does not say which version of the API to speak.
         ca_file: the file with certificate authorities, if one is set.
         now: Airflow's time in Unix seconds.
     """
@@ -51,6 +53,7 @@ class Access:
     has_user: bool
     has_token: bool
     admitted: bool
+    is_asked_for_version: bool
     ca_file: str | None
     now: float
 
@@ -69,9 +72,9 @@ def json_object(response: requests.Response, what: str, access: Access) -> Mappi
     if not is_json(response):
         raise _no_json(response, what, access)
     try:
-        content = json.loads(response.content)
-    except (ValueError, RecursionError) as error:
-        raise BadData(f"Airflow's answer about {what} is not complete JSON.") from error
+        content = parse_json(response.content)
+    except ValueError as error:
+        raise BadData(f"Airflow's answer about {what} cannot be used: {error}.") from None
     if not isinstance(content, dict):
         raise BadData(f"Airflow's answer about {what} is not a JSON object.")
     return content
@@ -86,11 +89,15 @@ def refusal(response: requests.Response, what: str, access: Access) -> SourceErr
         return _not_accepted(status, access)
     if status == 403:
         return _forbidden(response, what, access)
-    if status == 404:
+    if status in (404, 405):  # the other version's paths are 404, and 405 where Airflow 3 is asked by POST
+        api = f" by its API {access.api}" if access.api else ""
+        then = (
+            "If it was upgraded, the next refresh notices; if not, check AIRFLOW_BASE_URL."
+            if access.is_asked_for_version
+            else "Check AIRFLOW_BASE_URL and AIRFLOW_API."
+        )
         return SourceUnavailable(
-            f"Airflow answers 404 under {access.url} when asked for {what}{_of(access)}: check AIRFLOW_BASE_URL and "
-            "AIRFLOW_API.",
-            reason="not_found",
+            f"Airflow answers {status} under {access.url} when asked for {what}{api}. {then}", reason="not_found"
         )
     if status == 429:
         return SourceUnavailable(
@@ -136,6 +143,14 @@ def no_airflow(access: Access) -> SourceError:
     )
 
 
+def other_version(access: Access) -> SourceError:
+    """Another Airflow than before answers."""
+    return SourceUnavailable(
+        f"The Airflow at {access.url} was replaced by one that speaks API {access.api}: the next refresh asks it so.",
+        reason="not_found",
+    )
+
+
 def bad_ca_file(access: Access) -> SourceError:
     """The file with certificate authorities cannot be read."""
     return SourceUnavailable(
@@ -167,7 +182,10 @@ def unreachable(error: requests.RequestException, access: Access) -> SourceError
     if "refused" in text:
         return SourceUnavailable(f"Connection refused by {host}: is Airflow's web server running there?")
     if re.search(r"name or service|resolve|getaddrinfo|name resolution", text, re.IGNORECASE):
-        return SourceUnavailable(f"The name {host} is not known: check AIRFLOW_BASE_URL.")
+        return SourceUnavailable(
+            f"The name {host} does not resolve now: Airflow, or the container with that name, is not running, or the "
+            "host in AIRFLOW_BASE_URL is wrong."
+        )
     if was_cut_off(error):
         return SourceUnavailable(f"Airflow at {host} closes the connection before its answer is complete.")
     return SourceUnavailable(f"Airflow at {host} cannot be reached ({type(error).__name__}).")
@@ -208,10 +226,6 @@ def retry_after(response: requests.Response, now: float) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - now)
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-def _of(access: Access) -> str:
-    return f" by its API {access.api}" if access.api else ""
 
 
 def _no_json(response: requests.Response, what: str, access: Access) -> SourceError:
@@ -273,8 +287,12 @@ def _forbidden(response: requests.Response, what: str, access: Access) -> Source
 
 def _redirect(response: requests.Response, access: Access) -> SourceError:
     """Redirects are not followed: the password would go along, and what they lead to is no API."""
-    target = urllib.parse.urlsplit(urllib.parse.urljoin(response.url, response.headers.get("Location", "")))
-    where = f"{target.scheme}://{target.hostname}" + (f":{target.port}" if target.port else "")
+    try:
+        target = urllib.parse.urlsplit(urllib.parse.urljoin(response.url, response.headers.get("Location", "")))
+        address = f"{target.scheme}://{target.hostname}" + (f":{target.port}" if target.port else "")
+    except ValueError:
+        return BadData(f"{access.url} redirects to something that is no address.")
+    where = cut(escaped(address), _QUOTED)
     if re.search(r"log-?in|sign-?in|oauth|sso|/auth", target.path + (target.hostname or ""), re.IGNORECASE):
         return SourceUnavailable(
             f"{access.url} sends the exporter to a log-in page at {where}: something before Airflow wants a log-in of "
@@ -282,19 +300,19 @@ def _redirect(response: requests.Response, access: Access) -> SourceError:
             reason="auth",
         )
     return SourceUnavailable(
-        f"{access.url} redirects to {where}{target.path[:_QUOTED]}, which is not followed: set AIRFLOW_BASE_URL to the "
-        "address that Airflow really has.",
+        f"{access.url} redirects to {where}{cut(escaped(target.path), _QUOTED)}, which is not followed: set "
+        "AIRFLOW_BASE_URL to the address that Airflow really has.",
     )
 
 
 def _detail(response: requests.Response) -> str:
     """What Airflow says about a refusal, on one short line."""
     try:
-        content = response.json() if is_json(response) else None
-    except (ValueError, RecursionError):
+        content = parse_json(response.content) if is_json(response) else None
+    except ValueError:
         content = None
     detail = content.get("detail") if isinstance(content, dict) else None
-    return f": {' '.join(str(detail).split())[:_QUOTED]}" if detail else ""
+    return f": {cut(escaped(' '.join(detail[:_LOOKED_AT].split())), _QUOTED)}" if isinstance(detail, str) else ""
 
 
 def _chain(error: BaseException) -> str:

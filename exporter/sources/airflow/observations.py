@@ -7,9 +7,10 @@ from typing import Final
 from exporter.catalog import AirflowFigure, Catalog, MetricSpec, XCom
 from exporter.snapshot import HistogramSample, Labels, Observation, Sample
 from exporter.sources.airflow import xcom_value
-from exporter.sources.airflow.counted import RUN, TASK, Counted, KeptXCom, Sum, Total, sum_key, xcoms_of
+from exporter.sources.airflow.counted import OVERFLOW, RUN, TASK, Counted, KeptXCom, Sum, Total, sum_key, xcoms_of
 from exporter.sources.airflow.records import DagRun
 from exporter.sources.airflow.watched import WatchedDags
+from exporter.sources.boundary import text
 
 STATES: Final = ("failed", "success")
 """The end states that are counted, each exposed from the start at 0."""
@@ -121,7 +122,7 @@ class Findings:
                 for dag in self._shown(RUN):
                     for state in STATES:
                         total = counted.runs.get((dag, state), empty)
-                        run_labels = (("dag_id", dag), ("state", state))
+                        run_labels = (("dag_id", text(dag)), ("state", state))
                         ends.append(total.last_end)
                         samples.append(_total_sample(run_labels, total, histogram=figure == "dag_run_duration"))
             case "task_duration":
@@ -129,16 +130,18 @@ class Findings:
                 for dag, task in sorted({(dag, task) for dag, task, _ in counted.tasks if dag in shown}):
                     for state in STATES:
                         total = counted.tasks.get((dag, task, state), empty)
-                        labels = (("dag_id", dag), ("task_id", task), ("state", state))
+                        labels = (("dag_id", text(dag)), ("task_id", text(task)), ("state", state))
                         ends.append(total.last_end)
                         samples.append(_total_sample(labels, total, histogram=True))
             case "dag_run_active":
-                samples += [Sample((("dag_id", dag),), age) for dag, age in self.ages.items() if self._is_there(dag)]
+                samples += [
+                    Sample((("dag_id", text(dag)),), age) for dag, age in self.ages.items() if self._is_there(dag)
+                ]
                 ends.append(self.now)
             case "dag_last_success":
                 for dag in self.dags.ids:
                     if (success := counted.mark(dag).success) is not None:
-                        samples.append(Sample((("dag_id", dag),), success.end))
+                        samples.append(Sample((("dag_id", text(dag)),), success.end))
                         ends.append(success.end)
         return Observation(tuple(samples), max((end for end in ends if end is not None), default=None))
 
@@ -151,6 +154,9 @@ class Findings:
             self.remarks.notes.append(f"{metric.name}: still adding up the look back.")
             return None
         total = self.counted.sums.get(sum_key(spec), Sum(0.0, None, None))
+        if total.problem == OVERFLOW:
+            self.remarks.gaps.setdefault(metric.name, f"{name_of(spec)}: {OVERFLOW}")
+            return None
         if total.problem:
             self.remarks.notes.append(f"{metric.name}: {name_of(spec)} of the newest run is left out: {total.problem}")
         return Observation((Sample((), total.total),), total.last_end)

@@ -7,7 +7,6 @@ which answers 201 to a good log-in (seen on 3.3.2).
 import base64
 import contextlib
 import email.utils
-import json
 import random
 import threading
 import time
@@ -18,8 +17,10 @@ from typing import Any, Final
 import requests
 import urllib3
 
-from exporter.errors import BadData
+from exporter.errors import BadData, SourceError
 from exporter.settings import Settings
+from exporter.showable import escaped
+from exporter.sources import boundary
 from exporter.sources.airflow import failures
 from exporter.sources.deadlines import DeadlineAdapter
 
@@ -28,8 +29,13 @@ RETRIED: Final = frozenset({429, 502, 503, 504})
 BACK_OFF_SECONDS: Final = 0.5
 MAX_RETRY_AFTER: Final = 10.0
 """A Retry-After above this is not waited for inside a refresh but handed to the refresh loop."""
-MAX_LIST_BYTES: Final = 32 * 2**20
+MAX_LIST_BYTES: Final = 16 * 2**20
+"""Decompressed. A page of 1,000 rows has 2 MB; as Python's text an answer may take four times its bytes."""
 MAX_XCOM_BYTES: Final = 2**20
+MAX_SKEW_SECONDS: Final = 3653 * 86400.0
+"""A clock that is further off is no clock: counting from its time on would leave everything out."""
+MAX_TOKEN_CHARACTERS: Final = 16 * 1024
+VERSION_CHARACTERS: Final = 40
 RENEW_BEFORE_SECONDS: Final = 60.0
 """How long before its end a token is renewed."""
 _DAY: Final = 86400.0
@@ -160,7 +166,7 @@ class Session:
         """Airflow's version, for example 2.11.2."""
         if self.airflow_version is None:
             answer = self.json_object(self._send("GET", f"/api/{self.api()}/version", None), "its version")
-            self.airflow_version = str(answer.get("version"))
+            self.airflow_version = _version(answer)
         return self.airflow_version
 
     def _detect(self) -> str:
@@ -169,9 +175,9 @@ class Session:
             response = self._send("GET", f"/api/{api}/version", None)
             if response.ok and failures.is_json(response):
                 with contextlib.suppress(ValueError):
-                    content = response.json()
+                    content = boundary.parse_json(response.content)
                     if isinstance(content, dict) and isinstance(content.get("version"), str):
-                        self.airflow_version = content["version"]
+                        self.airflow_version = _version(content)
                         return api
             answers.append(response)
         for response in answers:
@@ -214,10 +220,19 @@ class Session:
         Raises:
             SourceError: it is something else; the message says what and what to do.
         """
-        access = self._access()
-        if response.status_code == 404 and self._fixed_api is None:
-            self._api = self.airflow_version = None  # Airflow may have been upgraded: ask again next time
-        return failures.json_object(response, what, access)
+        try:
+            answer = failures.json_object(response, what, self._access())
+            self.remaining()  # a deadline may pass while a large answer is parsed
+            return answer
+        except SourceError as error:
+            if error.reason == "not_found":
+                self._forget_version()
+            raise
+
+    def _forget_version(self) -> None:
+        """Airflow may have been upgraded, or back: its version is asked for again before the next question."""
+        if self._fixed_api is None:
+            self._api = self.airflow_version = self._token = None
 
     def _access(self) -> failures.Access:
         return failures.Access(
@@ -226,6 +241,7 @@ class Session:
             has_user=self._username is not None,
             has_token=self._fixed_token is not None,
             admitted=self._admitted,
+            is_asked_for_version=self._fixed_api is None,
             ca_file=self._verify if isinstance(self._verify, str) else None,
             now=self.now(),
         )
@@ -250,12 +266,22 @@ class Session:
 
     def _log_in(self, username: str, password: str) -> _Token:
         response = self._send("POST", "/auth/token", None, body={"username": username, "password": password})
+        if response.status_code in (404, 405):
+            self._forget_version()
+            if self.api() != "v2":
+                raise failures.other_version(self._access())
         refusal = failures.log_in_refused(response, self._access())
         if refusal is not None:
             raise refusal
         answer = self.json_object(response, "a token")
         value = answer.get("access_token")
-        if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable():
+        if (
+            not isinstance(value, str)
+            or not value
+            or not value.isascii()
+            or not value.isprintable()
+            or len(value) > MAX_TOKEN_CHARACTERS
+        ):
             raise BadData("Airflow's /auth/token gave no access_token.")
         lifetime = _lifetime(value, self.now())
         return _Token(value, self._monotonic() + lifetime - min(RENEW_BEFORE_SECONDS, lifetime / 5))
@@ -290,6 +316,8 @@ class Session:
                 )
             except requests.RequestException as error:
                 failure = error
+            except ValueError as error:  # requests looks at a redirect's address though it is not to follow it
+                raise BadData("Airflow's answer has a header that cannot be read.") from error
             except OSError as error:  # requests raises it bare for a file that it cannot read
                 raise failures.bad_ca_file(self._access()) from error
             except BadData as error:
@@ -336,6 +364,8 @@ class Session:
         except (KeyError, ValueError, TypeError, OverflowError):
             return
         skew = theirs - self._clock()
+        if abs(skew) > MAX_SKEW_SECONDS:
+            return
         # Date is cut to the second: within that, the clocks agree, and `now` should not jitter.
         if abs(skew - self._skew) > 1.5:
             self._skew = 0.0 if abs(skew) <= 1.5 else skew
@@ -354,7 +384,12 @@ def _lifetime(token: str, now: float) -> float:
     if len(parts) != 3:
         return _DAY
     try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-        return min(max(float(claims["exp"]) - float(claims.get("iat", now)), 1.0), _DAY)
+        claims = boundary.parse_json(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        lifetime = boundary.unix_seconds(claims["exp"]) - boundary.unix_seconds(claims.get("iat", now))
     except (ValueError, TypeError, KeyError):
         return _DAY
+    return min(max(lifetime, 1.0), _DAY)
+
+
+def _version(answer: Mapping[str, Any]) -> str:
+    return boundary.text(escaped(str(answer.get("version"))), VERSION_CHARACTERS)

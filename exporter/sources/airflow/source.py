@@ -17,6 +17,7 @@ from exporter.errors import SourceError, StateError
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.snapshot import Gap, Reading, Sample
+from exporter.sources.airflow import xcom_value
 from exporter.sources.airflow.api import AirflowApi
 from exporter.sources.airflow.counted import NOTHING, RUN, TASK, Counted, xcoms_of_all
 from exporter.sources.airflow.observations import (
@@ -42,15 +43,18 @@ DAY: Final = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What `check` shows: the DAGs that are watched, and the XComs of each one's newest successful run."""
+    """What `check` shows: the DAGs that are watched, and the XComs of each one's newest successful run.
+
+    Attributes:
+        xcoms: why an XCom gives no value, in the words of a refresh; None for one that gives one.
+    """
 
     version: str
     api: str
     dags: tuple[str, ...]
     missing: tuple[str, ...]
     paused: tuple[str, ...]
-    found_xcoms: frozenset[XCom]
-    absent_xcoms: frozenset[XCom]
+    xcoms: Mapping[XCom, str | None]
     without_run: tuple[str, ...]
     requests: int
 
@@ -162,22 +166,25 @@ class AirflowSource:
             runs = api.all_ended_runs(watched, since, None) if watched else ()
             if watched:
                 api.ended_tasks(watched, api.now(), None)
-            for run in sorted(runs, key=lambda run: run.end or 0.0):
-                if run.state == "success":
-                    newest[run.dag_id] = run
-            dags = sorted({spec.dag for spec in self._specs})
-            keys = {dag: api.xcom_keys(dag, newest[dag].run_id) for dag in dags if dag in newest}
-            looked = [spec for spec in self._specs if spec.dag in keys]
-            found = frozenset(spec for spec in looked if (spec.task, spec.key) in keys[spec.dag])
+            for ended in sorted(runs, key=lambda run: run.end or 0.0, reverse=True):
+                if ended.state == "success":
+                    newest[ended.dag_id] = ended
+            xcoms: dict[XCom, str | None] = {}
+            for spec in self._specs:
+                run = newest.get(spec.dag)
+                if run is not None:
+                    kept = self._xcoms.look(spec, run.run_id, run.end or 0.0)
+                    xcoms[spec] = xcom_value.why_missing(kept, spec)
             return Survey(
                 version=version,
                 api=self._session.api(),
                 dags=watched,
                 missing=self._dags.missing,
                 paused=self._dags.paused,
-                found_xcoms=found,
-                absent_xcoms=frozenset(looked) - found,
-                without_run=tuple(dag for dag in dags if dag in watched and dag not in newest),
+                xcoms=xcoms,
+                without_run=tuple(
+                    dag for dag in sorted({spec.dag for spec in self._specs}) if dag in watched and dag not in newest
+                ),
                 requests=2,
             )
 
@@ -270,7 +277,7 @@ class AirflowSource:
             token=None,
             observations=observations,
             gaps=tuple(Gap(metric, reason) for metric, reason in remarks.gaps.items()),
-            notes=tuple(dict.fromkeys([*dags.notes(), *remarks.notes])),
+            notes=tuple(dict.fromkeys([*dags.notes(), *self._api.take_left_out(), *remarks.notes])),
             facts={
                 "engine": f"Airflow {session.airflow_version}" if session.airflow_version else "Airflow",
                 "api": session.api(),

@@ -23,26 +23,17 @@ Airflow gives, never this machine's clock.
 
 import json
 import logging
+import math
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 from sqlite3 import Connection
-from typing import Any, Final
+from typing import Final
 
 from exporter.catalog import XCom
 from exporter.ledger import Ledger, make_tables
-from exporter.sources.airflow.counted import (
-    RUN,
-    TASK,
-    Counted,
-    DagMark,
-    KeptXCom,
-    Pending,
-    Success,
-    Sum,
-    SumKey,
-    Total,
-)
-from exporter.sources.airflow.records import DagRun, TaskInstance
+from exporter.sources.airflow import kept
+from exporter.sources.airflow.counted import OVERFLOW, RUN, TASK, Counted, DagMark, KeptXCom, Pending, SumKey
+from exporter.sources.airflow.records import FINISHED, DagRun, TaskInstance
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +138,7 @@ class Totals:
         with self._ledger.transaction() as connection:
             make_tables(connection, "airflow", TABLES)
             self._fit_buckets(connection)
-            return self._load(connection)
+            return kept.load(connection, self._instance, self._buckets)
 
     def fold(
         self, kind: str, dag_ids: Collection[str], events: Iterable[Event], until: float, *, complete: bool
@@ -162,9 +153,11 @@ class Totals:
             the DAGs that had events which were not counted before.
         """
         with self._ledger.transaction() as connection:
-            marks = self._marks(connection)
+            marks = kept.marks(connection, self._instance)
             fresh: dict[tuple[str, str, str, str], list[Event]] = {}
             for event in events:
+                if event.state not in FINISHED:
+                    continue
                 mark = marks.get(event.dag_id, DagMark())
                 if event.dag_id not in dag_ids or self._was_counted(connection, kind, event, mark):
                     continue
@@ -204,13 +197,7 @@ class Totals:
             if written and before and before[0] == written:
                 return
             for key in {*values, *problems}:
-                connection.execute(
-                    "INSERT INTO airflow_sum VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
-                    "ON CONFLICT DO UPDATE SET total = total + excluded.total, "
-                    "problem = CASE WHEN excluded.last_end >= coalesce(last_end, 0) THEN excluded.problem "
-                    "ELSE problem END, last_end = max(coalesce(last_end, 0), excluded.last_end)",
-                    (self._instance, *key, values.get(key, 0.0), pending.run_end, problems.get(key)),
-                )
+                self._add_amount(connection, key, values.get(key, 0.0), pending.run_end, problems.get(key))
             if written and values:
                 connection.execute(
                     "INSERT OR REPLACE INTO airflow_xcom_added VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -221,12 +208,12 @@ class Totals:
                 (self._instance, pending.run_end - REMEMBER_XCOMS_SECONDS),
             )
 
-    def keep_xcom(self, dag_id: str, task_id: str, key: str, kept: KeptXCom) -> None:
+    def keep_xcom(self, dag_id: str, task_id: str, key: str, xcom: KeptXCom) -> None:
         """Remember an XCom of the newest successful run, so that it is fetched once."""
         with self._ledger.transaction() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO airflow_xcom VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (self._instance, dag_id, task_id, key, kept.run_id, kept.run_end, kept.content, kept.problem),
+                (self._instance, dag_id, task_id, key, xcom.run_id, xcom.run_end, xcom.content, xcom.problem),
             )
 
     # -- inside a transaction --------------------------------------------------------------------------------------
@@ -244,19 +231,6 @@ class Totals:
             row = None
         if row is None:
             connection.execute("INSERT INTO airflow_instance VALUES (?, ?)", (self._instance, buckets))
-
-    def _marks(self, connection: Connection) -> dict[str, DagMark]:
-        rows = connection.execute(
-            "SELECT dag_id, run_until, run_complete, task_until, task_complete, success_run, success_end "
-            "FROM airflow_dag WHERE instance = ?",
-            (self._instance,),
-        )
-        return {
-            row[0]: DagMark(
-                row[1], bool(row[2]), row[3], bool(row[4]), Success(row[5], row[6]) if row[5] is not None else None
-            )
-            for row in rows
-        }
 
     def _was_counted(self, connection: Connection, kind: str, event: Event, mark: DagMark) -> bool:
         """Whether the event was counted before; if not, its identity is noted."""
@@ -311,6 +285,26 @@ class Totals:
             (self._instance, *key, count, json.dumps(counts), total, last),
         )
 
+    def _add_amount(
+        self, connection: Connection, key: SumKey, amount: float, run_end: float, problem: str | None
+    ) -> None:
+        row = connection.execute(
+            "SELECT total, last_end, problem FROM airflow_sum "
+            "WHERE instance = ? AND dag_id = ? AND task_id = ? AND key = ? AND field = ? AND take = ?",
+            (self._instance, *key),
+        ).fetchone()
+        total, last_end, before = row or (0.0, None, None)
+        if math.isfinite(total + amount):
+            total += amount
+        else:
+            problem = OVERFLOW
+        if last_end is not None and run_end < last_end:
+            problem, run_end = before, last_end
+        connection.execute(
+            "INSERT OR REPLACE INTO airflow_sum VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (self._instance, *key, total, run_end, problem),
+        )
+
     def _move_mark(
         self, connection: Connection, kind: str, dag_id: str, mark: DagMark, until: float, *, complete: bool
     ) -> None:
@@ -326,47 +320,6 @@ class Totals:
         connection.execute(
             "DELETE FROM airflow_seen WHERE instance = ? AND kind = ? AND dag_id = ? AND ended > 0 AND ended < ?",
             (self._instance, kind, dag_id, _microseconds(until - OVERLAP_SECONDS)),
-        )
-
-    def _load(self, connection: Connection) -> Counted:
-        def rows(statement: str) -> list[tuple[Any, ...]]:
-            return connection.execute(statement, (self._instance,)).fetchall()
-
-        runs: dict[tuple[str, str], Total] = {}
-        tasks: dict[tuple[str, str, str], Total] = {}
-        for kind, dag_id, task_id, state, events, counts, total, last in rows(
-            "SELECT kind, dag_id, task_id, state, events, counts, sum, last_end FROM airflow_total WHERE instance = ?"
-        ):
-            value = Total(events, tuple(json.loads(counts)), total, last)
-            if kind == RUN:
-                runs[dag_id, state] = value
-            else:
-                tasks[dag_id, task_id, state] = value
-        return Counted(
-            dags=self._marks(connection),
-            runs=runs,
-            tasks=tasks,
-            sums={
-                (row[0], row[1], row[2], row[3], row[4]): Sum(row[5], row[6], row[7])
-                for row in rows(
-                    "SELECT dag_id, task_id, key, field, take, total, last_end, problem FROM airflow_sum "
-                    "WHERE instance = ?"
-                )
-            },
-            pending=tuple(
-                Pending(row[0], row[1], row[2], row[3], row[4], bool(row[5]))
-                for row in rows(
-                    "SELECT dag_id, run_id, run_end, task_id, key, backlog FROM airflow_xcom_pending "
-                    "WHERE instance = ? ORDER BY run_end, run_id"
-                )
-            ),
-            xcoms={
-                (row[0], row[1], row[2]): KeptXCom(row[3], row[4], row[5], row[6])
-                for row in rows(
-                    "SELECT dag_id, task_id, key, run_id, run_end, content, problem FROM airflow_xcom "
-                    "WHERE instance = ?"
-                )
-            },
         )
 
 

@@ -72,16 +72,17 @@ def catch_up(
             if not page.complete:
                 width = (api.now() if end is None else end) - since
                 if width > LEAST_WINDOW_SECONDS:
-                    span = max(width * FULLNESS * len(page.rows) / page.total, LEAST_WINDOW_SECONDS / 2)
+                    span = max(width * FULLNESS * page.listed / page.total, LEAST_WINDOW_SECONDS / 2)
                     continue
-                page = Page(_ask_all(api, kind, ids, since, end), 0)
+                everything = _ask_all(api, kind, ids, since, end)
+                page = Page(everything, len(everything), len(everything))
             if end is None:
                 new |= totals.fold(kind, ids, page.rows, _mark_after(api, page.rows, since), complete=True)
                 break
             new |= totals.fold(kind, ids, page.rows, end, complete=False)
             since = end
             if span is not None:
-                span *= min(FULLNESS * PAGE_ROWS / max(len(page.rows), 1), 10.0)
+                span *= min(FULLNESS * PAGE_ROWS / max(page.listed, 1), 10.0)
     return new
 
 
@@ -96,7 +97,7 @@ def active_seconds(running: Collection[DagRun], dag_ids: Collection[str], now: f
 
 def _ask(api: AirflowApi, kind: str, ids: Collection[str], since: float, until: float | None) -> Page[Event]:
     page = api.ended_runs(ids, since, until) if kind == RUN else api.ended_tasks(ids, since, until)
-    return Page(tuple(page.rows), page.total)
+    return Page(tuple(page.rows), page.listed, page.total)
 
 
 def _ask_all(api: AirflowApi, kind: str, ids: Collection[str], since: float, until: float | None) -> tuple[Event, ...]:

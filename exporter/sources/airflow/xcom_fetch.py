@@ -16,9 +16,13 @@ from exporter.sources.airflow.failures import XComUnreadable
 from exporter.sources.airflow.observations import Remarks, name_of, newest_xcom
 from exporter.sources.airflow.records import XComValue
 from exporter.sources.airflow.totals import Totals
+from exporter.sources.airflow.xcom_value import NOT_PUSHED
 
 XCOM_ATTEMPTS: Final = 10
 """In how many refreshes an XCom that Airflow fails to give is asked for before it is given up."""
+MAPPED: Final = (
+    "was pushed by mapped copies of its task, whose XComs are not read: push it from a task that is not mapped"
+)
 
 
 class XComFetcher:
@@ -34,6 +38,18 @@ class XComFetcher:
         self._catalog = catalog
         self._counters = counters
         self._attempts: dict[tuple[str, str, str, str], int] = {}
+        self._keys: dict[tuple[str, str, str], frozenset[str]] = {}
+
+    def look(self, spec: XCom, run_id: str, run_end: float) -> KeptXCom:
+        """The XCom of one run, or why there is none. Keeps nothing: `check` says by it what a refresh would.
+
+        Raises:
+            SourceError: Airflow could not be asked.
+        """
+        try:
+            return self._kept(run_id, run_end, spec, self._api.xcom(spec.dag, run_id, spec.task, spec.key))
+        except XComUnreadable as error:
+            return KeptXCom(run_id, run_end, None, str(error))
 
     def fetch_gauges(
         self, counted: Counted, dag_ids: Collection[str], needed: Collection[str], remarks: Remarks
@@ -62,7 +78,7 @@ class XComFetcher:
                         continue
                     self._totals.keep_xcom(spec.dag, spec.task, spec.key, kept)
                     known[spec.dag, spec.task, spec.key] = kept
-                if _has_number(kept, spec):
+                if xcom_value.why_missing(kept, spec) is None:
                     break
 
     def add_up(self, counted: Counted, may_go_on: Callable[[], bool], remarks: Remarks) -> None:
@@ -96,18 +112,31 @@ class XComFetcher:
 
     def _fetch(self, spec: XCom, run_id: str, run_end: float, remarks: Remarks, metric: str) -> KeptXCom | None:
         try:
-            answer = self._ask(spec.dag, run_id, spec.task, spec.key)
+            return self._kept(run_id, run_end, spec, self._ask(spec.dag, run_id, spec.task, spec.key))
         except XComUnreadable as error:
             return KeptXCom(run_id, run_end, None, str(error))
         except _TryAgain as error:
             remarks.notes.append(f"{metric}: {name_of(spec)} could not be fetched: {error}")
-            return None
         except SourceError as error:
             if error.reason != "permission":
                 raise
             remarks.gaps[metric] = str(error)
-            return None
-        return _kept(run_id, run_end, answer)
+        return None
+
+    def _kept(self, run_id: str, run_end: float, spec: XCom, answer: XComValue | None) -> KeptXCom:
+        if answer is None:
+            return KeptXCom(run_id, run_end, None, self._why_absent(spec.dag, run_id, spec.task, spec.key))
+        content = json.dumps(answer.value)
+        if len(content) > xcom_value.MAX_CHARACTERS:
+            return KeptXCom(run_id, run_end, None, f"longer than {xcom_value.MAX_CHARACTERS} characters")
+        return KeptXCom(run_id, run_end, content, None)
+
+    def _why_absent(self, dag_id: str, run_id: str, task_id: str, key: str) -> str | None:
+        """Why Airflow has no such XCom: None when the task did not push it."""
+        where = (dag_id, run_id, task_id)
+        if where not in self._keys:
+            self._keys = {where: self._api.xcom_keys(dag_id, run_id, task_id)}
+        return MAPPED if key in self._keys[where] else None
 
     def _add(self, pending: Pending, specs: Collection[XCom]) -> None:
         values: dict[SumKey, float] = {}
@@ -118,12 +147,16 @@ class XComFetcher:
         except XComUnreadable as error:
             problems = {sum_key(spec): str(error) for spec in specs}
         else:
-            written = answer.written if answer else None
-            for spec in specs:
-                try:
-                    values[sum_key(spec)] = _amount(answer, spec)
-                except ValueError as error:
-                    problems[sum_key(spec)] = str(error)
+            if answer is None:
+                why = self._why_absent(pending.dag_id, pending.run_id, pending.task_id, pending.key)
+                problems = {sum_key(spec): why or NOT_PUSHED for spec in specs}
+            else:
+                written = answer.written
+                for spec in specs:
+                    try:
+                        values[sum_key(spec)] = _amount(answer.value, spec)
+                    except ValueError as error:
+                        problems[sum_key(spec)] = str(error)
         self._totals.add_xcom(pending, written, values, problems)
 
     def _ask(self, dag_id: str, run_id: str, task_id: str, key: str) -> XComValue | None:
@@ -148,32 +181,13 @@ class _TryAgain(Exception):
     """An XCom could not be had this time."""
 
 
-def _kept(run_id: str, run_end: float, answer: XComValue | None) -> KeptXCom:
-    if answer is None:
-        return KeptXCom(run_id, run_end, None, None)
-    content = json.dumps(answer.value)
-    if len(content) > xcom_value.MAX_CHARACTERS:
-        return KeptXCom(run_id, run_end, None, f"longer than {xcom_value.MAX_CHARACTERS} characters")
-    return KeptXCom(run_id, run_end, content, None)
-
-
-def _has_number(kept: KeptXCom, spec: XCom) -> bool:
-    try:
-        xcom_value.kept_number(kept, spec)
-    except ValueError:
-        return False
-    return True
-
-
-def _amount(answer: XComValue | None, spec: XCom) -> float:
+def _amount(value: object, spec: XCom) -> float:
     """What a run adds to a counter.
 
     Raises:
         ValueError: nothing, with the reason.
     """
-    if answer is None:
-        raise ValueError("was not pushed")
-    amount = xcom_value.number(answer.value, spec)
+    amount = xcom_value.number(value, spec)
     if amount < 0:
         raise ValueError(f"is negative ({amount:g})")
     return amount

@@ -6,6 +6,7 @@ import pytest
 
 from exporter.errors import BadData
 from exporter.sources.airflow.api import AirflowApi
+from exporter.sources.airflow.failures import XComUnreadable
 from exporter.sources.airflow.records import format_time, parse_time
 from exporter.sources.airflow.session import Session
 from testbed.fake_airflow import DAGS, NOW, FakeAirflow, settings
@@ -51,13 +52,31 @@ def test_a_list_without_end_is_given_up(fake: FakeAirflow, proxy: FaultProxy):
 
 @BOTH
 def test_ids_with_any_characters(api: str, fake: FakeAirflow, proxy: FaultProxy):
-    run_id = "manual__2026-11-22T23:53:16+00:00/ö ?#%"
+    run_id = "manual__2026-11-22T23:53:16+00:00 ö ?#%"
     fake.xcom("dag.a", run_id, "group.task", "a/b", 1.5, written=NOW)
     asked = make(proxy.url)
     found = asked.xcom("dag.a", run_id, "group.task", "a/b")
     assert found is not None
     assert found.value == (1.5 if api == "v2" else "1.5")
     assert asked.xcom("dag.a", run_id, "group.task", "c") is None
+
+
+@BOTH
+def test_a_run_id_with_a_slash_cannot_be_asked_about(api: str, proxy: FaultProxy):
+    with pytest.raises(XComUnreadable, match="'2026/11/22': its id holds a /") as caught:
+        make(proxy.url).xcom("d", "2026/11/22", "t", "k")
+    assert caught.value.final
+    assert proxy.requests == ()
+
+
+@BOTH
+def test_xcoms_of_mapped_tasks_are_listed(api: str, fake: FakeAirflow, proxy: FaultProxy):
+    fake.xcom("d", "r", "t", "plain", 1, written=NOW)
+    fake.xcom("d", "r", "other", "else", 1, written=NOW)
+    fake.mapped_xcoms.add(("d", "r", "t", "a/b"))
+    asked = make(proxy.url)
+    assert asked.xcom("d", "r", "t", "a/b") is None
+    assert asked.xcom_keys("d", "r", "t") == {"plain", "a/b"}
 
 
 def test_an_xcom_of_ten_megabytes_is_cut_off(fake: FakeAirflow, proxy: FaultProxy):

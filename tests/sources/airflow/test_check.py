@@ -53,7 +53,7 @@ def test_everything_that_a_refresh_needs(fake: FakeAirflow, proxy: FaultProxy, t
     assert "2 a refresh" in text["requests", OK]
     warnings = [finding.detail for finding in found if (finding.subject, finding.state) == ("xcoms", WARNING)]
     assert f"{DAGS[1]}: no successful run in the last 30 days" in warnings
-    assert f"{DAGS[2]}/monitor_drift: the newest successful run pushed no drift_summary" in warnings
+    assert f"{DAGS[2]}/monitor_drift/drift_summary of the newest successful run was not pushed" in warnings
 
 
 def test_problems(fake: FakeAirflow, proxy: FaultProxy, tmp_path):

@@ -1,16 +1,10 @@
 """One request: versions, log-in, retries, deadlines, and one plain error for each thing that goes wrong."""
 
-import http.server
-import shutil
-import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import certifi
 import pytest
 
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
@@ -18,7 +12,7 @@ from exporter.sources.airflow import session as session_module
 from exporter.sources.airflow.api import AirflowApi
 from exporter.sources.airflow.session import Session
 from testbed.fake_airflow import DAGS, NOW, PASSWORD, FakeAirflow, settings
-from testbed.faults import FaultProxy, Reply, Request, drip, hang, html, reset, status, truncate
+from testbed.faults import FaultProxy, Reply, drip, hang, html, reset, status, truncate
 
 BOTH = pytest.mark.parametrize("api", ["v1", "v2"])
 RUNS_LIST = "/dags/~/dagRuns/list"
@@ -84,13 +78,43 @@ def test_nothing_there_is_said_with_the_address(api: str, fake: FakeAirflow, pro
 
 
 @BOTH
-def test_an_airflow_that_was_upgraded_is_asked_anew(api: str, fake: FakeAirflow, proxy: FaultProxy):
+@pytest.mark.parametrize("question", ["dags", "running"])
+def test_an_airflow_that_was_replaced_is_noticed_at_the_next_refresh(
+    api: str, question: str, fake: FakeAirflow, proxy: FaultProxy
+):
+    """By GET the old paths are 404, by POST 405."""
     client = make(proxy.url)
+    for now in (api, "v2" if api == "v1" else "v1", api):
+        fake.api = now
+        if client.session.sent():
+            with pytest.raises(SourceUnavailable, match="the next refresh notices") as caught:
+                client.dags() if question == "dags" else client.running(DAGS)
+            assert caught.value.reason == "not_found"
+        assert client.dags()
+        assert client.running(DAGS) == ()
+        assert client.session.api() == now
+
+
+def test_an_airflow_that_was_replaced_by_an_older_one_while_a_token_ran_out(fake: FakeAirflow, proxy: FaultProxy):
+    """It has no /auth/token. That is no wrong password: it must not be backed off from as from one."""
+    at = [1000.0]
+    client = AirflowApi(Session(settings(proxy.url), clock=lambda: NOW, monotonic=lambda: at[0]))
+    client.dags()
+    fake.api = "v1"
+    at[0] += fake.token_seconds
+    error = failure(client)
+    assert (error.reason, "replaced by one that speaks API v1" in str(error)) == ("not_found", True)
+    assert client.dags()
+
+
+@BOTH
+def test_a_version_that_is_set_is_kept_to(api: str, fake: FakeAirflow, proxy: FaultProxy):
+    client = make(proxy.url, AIRFLOW_API=api)
     client.dags()
     fake.api = "v2" if api == "v1" else "v1"
-    assert failure(client).reason == "not_found"
-    assert client.dags()
-    assert client.session.api() == fake.api
+    for _ in range(2):
+        error = failure(client)
+        assert (error.reason, "AIRFLOW_API" in str(error)) == ("not_found", True)
 
 
 # -- log-in ------------------------------------------------------------------------------------------------------------
@@ -315,7 +339,7 @@ def test_connection_refused(proxy: FaultProxy):
 
 
 def test_an_unknown_host():
-    assert "is not known" in str(failure(make("http://no-such-host.invalid:8080")))
+    assert "does not resolve now" in str(failure(make("http://no-such-host.invalid:8080")))
 
 
 @pytest.mark.parametrize("fault", [hang(), drip(20)])
@@ -362,73 +386,3 @@ def test_netrc_does_not_replace_the_password(
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
     fake.api = "v1"
     assert make(proxy.url).dags()
-
-
-# -- TLS ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def https(fake: FakeAirflow, tmp_path: Path) -> Iterator[str]:
-    """The fake behind TLS, with a certificate that an authority of its own has signed (`tmp_path/ca.pem`)."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed: apt install openssl")
-
-    def run(*arguments: str) -> None:
-        subprocess.run([openssl, *arguments], cwd=tmp_path, check=True, capture_output=True)
-
-    new = ("req", "-newkey", "rsa:2048", "-nodes")
-    run(*new, "-x509", "-days", "2", "-subj", "/CN=test authority", "-keyout", "ca.key", "-out", "ca.pem")
-    run(*new, "-subj", "/CN=airflow", "-keyout", "key.pem", "-out", "request.pem")
-    (tmp_path / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    signing = ("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial")
-    run(*signing, "-days", "2", "-extfile", "names", "-out", "cert.pem")
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            path, _, query = self.path.partition("?")
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            reply = fake(Request(self.command, path, query, headers, body))
-            self.send_response(reply.status)
-            for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(reply.body)
-
-        do_GET = do_POST = answer  # noqa: N815 -- names that http.server asks for
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"https://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_private_authority_has_to_be_named(https: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        monkeypatch.setenv(variable, certifi.where())
-    error = failure(make(https))
-    assert (error.reason, "AIRFLOW_CA_FILE" in str(error)) == ("unavailable", True)
-    assert make(https, AIRFLOW_CA_FILE=str(tmp_path / "ca.pem")).dags()
-    assert make(https, AIRFLOW_VERIFY_TLS="false").dags()
-
-
-def test_a_ca_file_that_cannot_be_used_is_named(https: str, tmp_path: Path):
-    (tmp_path / "empty.pem").write_text("not a certificate\n")
-    for name in ("/no/such/ca.pem", str(tmp_path / "empty.pem")):
-        assert f"AIRFLOW_CA_FILE ({name}) cannot be used" in str(failure(make(https, AIRFLOW_CA_FILE=name)))
-
-
-def test_https_to_a_plain_server():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    assert "plain http" in str(failure(make(f"https://127.0.0.1:{server.server_port}")))
-    server.shutdown()
-    server.server_close()

@@ -135,8 +135,8 @@ def test_runs_without_start_or_end(api: str, fake: FakeAirflow, proxy: FaultProx
         assert run_durations(reading, FETCH, "failed") == (0, 0)
         assert runs_total(reading, FETCH, "success") == 1
         assert run_durations(reading, FETCH, "success") == (0, 0)
-        # Airflow 2 leaves what has no end out of every list by end.
-        assert runs_total(reading, PREDICT, "success") == (0 if api == "v1" else 1)
+        # Airflow leaves what has no end out of every list by end.
+        assert runs_total(reading, PREDICT, "success") == 0
         assert run_durations(reading, PREDICT, "success") == (0, 0)
         assert value(reading, "airflow_dag_run_active_seconds", dag_id=FETCH) == 0
 

@@ -94,6 +94,65 @@ def test_the_survey_for_check(api: str, fake: FakeAirflow, proxy: FaultProxy):
     fake.paused.add(FETCH)
     survey = source(proxy.url).survey()
     assert (survey.api, survey.missing, survey.paused) == (api, (PREDICT,), (FETCH,))
-    assert {spec.key for spec in survey.found_xcoms} == {"records_count", "drift_detected"}
-    assert "drift_summary" in {spec.key for spec in survey.absent_xcoms}
-    assert survey.without_run == (PREDICT,) or PREDICT in survey.missing
+    assert {spec.key for spec, why in survey.xcoms.items() if why is None} == {"records_count", "drift_detected"}
+    assert {why for spec, why in survey.xcoms.items() if spec.key == "drift_summary"} == {"was not pushed"}
+    assert survey.without_run == (PREDICT,)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("run_id", "pushed", "mapped", "why"),
+    [
+        ("r", {}, False, "was not pushed"),
+        ("r", {}, True, "was pushed by mapped copies of its task, whose XComs are not read"),
+        ("2026/01/01", {"predict_daily_data__rmse": 8.5}, False, "its id holds a /"),
+        ("r", {"predict_daily_data__rmse": "many"}, False, "not a number: 'many'"),
+        ("r", {"predict_daily_data__rmse": "numpy.int64@version=1(7)"}, False, None),
+    ],
+)
+def test_check_and_a_refresh_give_one_answer(
+    api: str,
+    run_id: str,
+    pushed: dict[str, object],
+    mapped: bool,
+    why: str | None,
+    fake: FakeAirflow,
+    proxy: FaultProxy,
+):
+    fake.run(PREDICT, run_id, start=NOW - 90, end=NOW - 80, **pushed)
+    if mapped:
+        fake.mapped_xcoms.add((PREDICT, run_id, "predict_daily_data", "rmse"))
+    survey = source(proxy.url).survey()
+    (said,) = (why for spec, why in survey.xcoms.items() if spec.key == "rmse")
+    reading = source(proxy.url).read(None)
+    gaps = {gap.metric: gap.reason for gap in reading.gaps}
+    if why is None:
+        assert said is None
+        assert value(reading, "bike_prediction_rmse") == 7
+    else:
+        assert why in str(said)
+        assert gaps["bike_prediction_rmse"] == f"newest successful run: XCom {PREDICT}/predict_daily_data/rmse {said}"
+
+
+@BOTH
+def test_a_counters_mapped_xcom_is_named(api: str, fake: FakeAirflow, proxy: FaultProxy):
+    fake.run(FETCH, "r", start=NOW - 90, end=NOW - 80)
+    fake.mapped_xcoms.add((FETCH, "r", "fetch_to_bigquery", "records_count"))
+    reading = source(proxy.url).read(None)
+    assert value(reading, "bike_records_ingested_total") == 0
+    assert any("bike_records_ingested_total" in note and "mapped copies" in note for note in reading.notes)
+
+
+@BOTH
+def test_an_airflow_that_is_replaced_costs_one_refresh(api: str, fake: FakeAirflow, proxy: FaultProxy):
+    fake.run(FETCH, "r", start=NOW - 90, end=NOW - 80, fetch_to_bigquery__records_count=4)
+    airflow = source(proxy.url)
+    airflow.read(None)
+    for fake.api in ("v1" if api == "v2" else "v2", api):
+        with pytest.raises(SourceError) as caught:
+            airflow.read(None)
+        assert caught.value.reason == "not_found"
+        reading = airflow.read(None)
+        assert reading.facts["api"] == fake.api
+        assert runs_total(reading, FETCH, "success") == 1
+        assert value(reading, "bike_records_ingested_total") == 4

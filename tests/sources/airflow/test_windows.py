@@ -42,7 +42,7 @@ class ListApi:
 
     def _page(self, *asked) -> Page:
         found = self._matching(*asked)
-        return Page(tuple(found[: self.cap]), len(found))
+        return Page(tuple(found[: self.cap]), len(found[: self.cap]), len(found))
 
     def ended_runs(self, *asked) -> Page:
         return self._page(DagRun, *asked)

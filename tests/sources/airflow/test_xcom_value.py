@@ -94,6 +94,105 @@ def test_a_list_has_a_length_and_a_number_has_none():
         number("7", spec)
 
 
+def wrapped(kind: object, content: object) -> dict[str, object]:
+    """As Airflow 3 gives what is no JSON by itself."""
+    return {"__classname__": kind, "__version__": 1, "__data__": content}
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", "int8", "int64", "uint32", "intc", "longlong"])
+@pytest.mark.parametrize("major", [2, 3])
+def test_numpys_numbers(kind: str, major: int):
+    value = wrapped(f"numpy.{kind}", 7) if major == 3 else f"numpy.{kind}@version=1(7)"
+    assert number(value, PLAIN) == 7.0
+    assert number({"drift_share": value}, SHARE) == 7.0
+    assert number(str({"drift_share": value}), SHARE) == 7.0
+    assert number({"drifted_features": [value, value]}, LENGTH) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (wrapped("numpy.bool_", True), 1.0),
+        (wrapped("numpy.bool", False), 0.0),
+        ("numpy.bool_@version=1(True)", 1.0),
+        (" numpy.float32@version=1(-0.5)\n", -0.5),
+        (wrapped("decimal.Decimal", 12.5), 12.5),
+        (wrapped("decimal.Decimal", "12.5"), 12.5),
+        ("decimal.Decimal@version=1(12.5)", 12.5),
+        (str({"drift_share": "numpy.float32@version=1(0.25)"}), None),
+    ],
+)
+def test_other_kinds_of_numbers(value: object, expected: float | None):
+    if expected is None:
+        assert number(value, SHARE) == 0.25
+    else:
+        assert number(value, PLAIN) == expected
+
+
+@pytest.mark.parametrize("kind", ["set", "frozenset", "tuple"])
+def test_collections_have_the_length_that_they_had(kind: str):
+    plain = XCom("d", "t", "k", take="length")
+    for length in (0, 1, 3, 7):
+        value = wrapped(f"builtins.{kind}", [wrapped("numpy.int64", n) for n in range(length)])
+        assert number(value, plain) == length
+        assert number({"drifted_features": value}, LENGTH) == length
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (
+            wrapped("pandas.core.frame.DataFrame", [1, 2]),
+            r"kind 'pandas\.core\.frame\.DataFrame', which cannot be read",
+        ),
+        ("pandas.core.frame.DataFrame@version=1(c,h)", r"kind 'pandas\.core\.frame\.DataFrame', which cannot be read"),
+        (wrapped("datetime.datetime", 1.5), "'datetime.datetime', which cannot be read"),
+        (wrapped("numpy.complex128", 1.5), "'numpy.complex128', which cannot be read"),
+        (wrapped(3, 1.5), "kind 3, which cannot be read"),
+        (wrapped("x" * 100_000, 1.5), "which cannot be read"),
+        (wrapped("numpy.float64", [1.5]), "cannot be read"),
+        (wrapped("builtins.set", 3), "cannot be read"),
+        ({"__classname__": "numpy.float64"}, "cannot be read"),
+        (wrapped("numpy.float64", float("nan")), "not a finite number"),
+        ("numpy.float64@version=1(nan)", "not a number"),
+        ("numpy.int64@version=1(" * 1000 + "7" + ")" * 1000, "deep"),
+    ],
+)
+def test_what_cannot_be_read_is_named(value: object, why: str):
+    for spec in (PLAIN, XCom("d", "t", "k", take="length")):
+        with pytest.raises(ValueError, match=r"^.{1,250}$"):
+            number(value, spec)
+    with pytest.raises(ValueError, match=why):
+        number(value, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("{'a', 'b', 'c'}", 3),
+        ("set()", 0),
+        ("frozenset({1, 2})", 2),
+        ("{(1, 2): 3, None: 4, 'a': 5}", 3),
+        ("[np.float64(0.5), datetime.date(2024, 1, 1)]", 2),
+        ("(a,b)", None),  # as Airflow 2 writes a set or tuple: {'a,b'} looks the same
+        ("(1,2)", None),
+        ("()", None),
+        ("[1, 2, ..., 9]", None),
+        ("array([1., 2.])", None),
+        ("np.array([1, 2])", None),
+        ("[*x]", None),
+        ("temp", None),
+    ],
+)
+def test_a_length_is_right_or_an_error(text: str, length: int | None):
+    for value, spec in ((text, XCom("d", "t", "k", take="length")), ({"drifted_features": text}, LENGTH)):
+        if length is None:
+            with pytest.raises(ValueError, match=r"."):
+                number(value, spec)
+        else:
+            assert number(value, spec) == length
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
@@ -109,6 +208,47 @@ def test_any_value_gives_a_finite_number_or_a_reason(value: object):
         except ValueError:
             continue
         assert found - found == 0
+
+
+NO_BRACKETS = st.text(st.characters(exclude_characters="([{", codec="utf-8"), max_size=8)
+PYTHON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | NO_BRACKETS,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.frozensets(NO_BRACKETS, max_size=4).map(set)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.lists(PYTHON, max_size=6), st.integers(0, 4))
+def test_any_pushed_list_has_its_length_whatever_it_holds(values: list[object], wraps: int):
+    """As JSON, as Python's text, and wrapped as often as one likes: the length, or an error."""
+    spec = XCom("d", "t", "k", take="length")
+    assert number(str(values), spec) == len(values)
+    value: object = values
+    for _ in range(wraps):
+        value = wrapped("builtins.tuple", [value])
+    assert number(value, spec) == (len(values) if wraps == 0 else 1)
+
+
+def airflow2(value: object) -> object:
+    """A value as version 1 of the API gives it: Airflow's own serializers write sets and tuples without quotes."""
+    if isinstance(value, set | tuple | frozenset):
+        return "(" + ",".join(str(airflow2(one)) for one in value) + ")"
+    if isinstance(value, list):
+        return [airflow2(one) for one in value]
+    return value
+
+
+@given(st.one_of(st.lists(PYTHON, max_size=5), st.lists(PYTHON, max_size=5).map(tuple), st.sets(st.text(max_size=6))))
+def test_airflow_2s_texts_give_the_length_or_an_error(pushed: object):
+    try:
+        length = number(str(airflow2(pushed)), XCom("d", "t", "k", take="length"))
+    except ValueError:
+        return
+    assert length == len(pushed)  # type: ignore[arg-type]
 
 
 NAMES = st.lists(st.text(st.characters(exclude_characters="([{", codec="utf-8"), max_size=8), max_size=6)
