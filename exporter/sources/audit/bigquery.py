@@ -20,8 +20,8 @@ from exporter.counters import newest_counted
 from exporter.settings import Settings
 from exporter.snapshot import Reading, Sample
 from exporter.sources.audit.answer import confirmed, read_rows, recompute_at
+from exporter.sources.audit.bigquery_transport import BoundedAdapter
 from exporter.sources.audit.query import SOURCE_NAME, AuditQuery, audit_identity, audit_table
-from exporter.sources.deadlines import DeadlineAdapter
 
 if TYPE_CHECKING:
     from exporter.sources.audit.bigquery_client import BigQueryTable
@@ -58,7 +58,7 @@ class BigQueryAudit:
         self._settings = settings
         self._catalog = catalog
         self._clock = clock
-        self._adapter = DeadlineAdapter(settings.audit_connect_timeout_seconds)
+        self._adapter = BoundedAdapter(settings.audit_connect_timeout_seconds)
         self._table: BigQueryTable | None = None
         self._counts = dict.fromkeys(OUTCOMES, 0)
         self._bytes_billed = 0

@@ -23,10 +23,12 @@ from google.cloud import bigquery
 
 from exporter.catalog import Catalog
 from exporter.errors import BadData, SourceError
-from exporter.settings import Settings
+from exporter.regular_file import read_regular_file
+from exporter.settings import MAX_KEY_FILE_BYTES, Settings
 from exporter.sources.audit.bigquery_errors import BigQueryErrors
 from exporter.sources.audit.columns import Column, quote
 from exporter.sources.audit.query import AuditQuery, Parameter, build_query
+from exporter.sources.boundary import MAX_JSON_VALUES, text
 from exporter.sources.deadlines import DeadlineAdapter
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ RETRY_SECONDS: Final = 8.0
 CANCEL_SECONDS: Final = 2.0
 LABELS: Final = {"app": "mlops-exporter", "purpose": "audit-log"}
 """Labels of every query job, by which its cost can be found in the billing export and INFORMATION_SCHEMA.JOBS."""
+MAX_COLUMNS: Final = 10_000
 FIRST_DAY: Final = "1900-01-01"
 """Lower bound in the filter on the partitioning column, there for tables that refuse queries without one."""
 
@@ -95,6 +98,8 @@ class BigQueryTable:
             now: Unix seconds.
             since: see `build_query`.
         """
+        if len(table.schema) > MAX_COLUMNS:
+            raise BadData(f"Table {self.name} has {len(table.schema)} columns; BigQuery's own limit is {MAX_COLUMNS}.")
         columns = [Column(field.name, google_type(field)) for field in table.schema]
         filters, parameters = _filters(table, columns, self._catalog.audit.timestamp)
         reference = table.reference
@@ -133,6 +138,9 @@ class BigQueryTable:
             except api.Conflict:  # the first attempt got through after all, only its answer did not
                 found = client.get_job(job_id, location=location, retry=self.retry(), timeout=self._adapter.remaining())
                 job = typing.cast(bigquery.QueryJob, found)
+            # A row of `width` cells is 2 * width + 3 values of JSON; more than half of the bound is never asked for.
+            width = 20 + 4 * len(query.gauges) + 3 * sum(len(count.indexes) for count in query.counts)
+            page = max(1, min(page, MAX_JSON_VALUES // 2 // (2 * width + 3)))
             left = self._adapter.remaining()
             yield job.result(page_size=page, retry=self.retry(), job_retry=None, timeout=left), job
             finished = True
@@ -193,11 +201,14 @@ class BigQueryTable:
         found: google.auth.credentials.Credentials
         try:
             if self._settings.google_credentials:
-                path = str(self._settings.google_credentials)
-                found, _ = google.auth.load_credentials_from_file(path, scopes=SCOPES)  # type: ignore[no-untyped-call]
+                # Read here: Google's library waits for ever for the writer of a named pipe.
+                content = json.loads(read_regular_file(self._settings.google_credentials, MAX_KEY_FILE_BYTES))
+                found, _ = google.auth.load_credentials_from_dict(content, scopes=SCOPES)  # type: ignore[no-untyped-call]
             else:
                 found, _ = google.auth.default(scopes=SCOPES)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            raise self._errors.bad_credentials(error) from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             # How Google's library takes a file that is JSON, but not an object with the right members.
             raise self._errors.bad_credentials() from error
         return found
@@ -223,7 +234,7 @@ class BigQueryTable:
 
 def google_type(field: bigquery.SchemaField) -> str:
     """The field's GoogleSQL type; the API still says FLOAT, INTEGER, BOOLEAN and RECORD."""
-    name = _LEGACY_TYPES.get(field.field_type, field.field_type)
+    name = text(str(_LEGACY_TYPES.get(field.field_type, field.field_type)), 60)
     return f"ARRAY<{name}>" if field.mode == "REPEATED" else str(name)
 
 

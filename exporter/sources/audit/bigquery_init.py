@@ -6,9 +6,9 @@ from google.cloud import bigquery
 from exporter.catalog import Catalog
 from exporter.settings import Settings
 from exporter.sources.audit.bigquery_client import BigQueryTable, google_type
+from exporter.sources.audit.bigquery_transport import BoundedAdapter
 from exporter.sources.audit.query import audit_table
 from exporter.sources.audit.schema import InitReport, TableColumn, compare, table_columns
-from exporter.sources.deadlines import DeadlineAdapter
 
 
 def init_bigquery(settings: Settings, catalog: Catalog, location: str | None = None) -> InitReport:
@@ -23,7 +23,7 @@ def init_bigquery(settings: Settings, catalog: Catalog, location: str | None = N
         SourceError: BigQuery cannot be reached or refuses; creating needs `roles/bigquery.dataEditor`.
     """
     name = audit_table(settings, catalog)
-    source = BigQueryTable(settings, catalog, name, DeadlineAdapter(settings.audit_connect_timeout_seconds))
+    source = BigQueryTable(settings, catalog, name, BoundedAdapter(settings.audit_connect_timeout_seconds))
     wanted = table_columns(catalog)
     try:
         with source.session() as client:

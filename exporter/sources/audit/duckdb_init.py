@@ -76,6 +76,8 @@ def create_sample(path: Path, schema: str, table: str, now: float) -> bool:
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}.new")
     try:
         _write_sample(unfinished, schema, table, now)
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())  # so that the name never stands for half a file, also after a power cut
         try:
             os.link(unfinished, path)  # unlike a rename, refuses to replace
         except FileExistsError:
