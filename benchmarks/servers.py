@@ -28,7 +28,7 @@ from exporter.refresh import Refresher
 from exporter.server import gunicorn_options
 from exporter.settings import Settings
 from exporter.snapshot import Observation, Reading, Sample
-from exporter.sources.audit.duckdb_child import DuckDBProcess
+from exporter.sources.audit.duckdb import DuckDBAudit
 from testbed.process import ServerProcess, free_port, http_ready
 
 FAMILIES: Final = ("airflow_dag_run_active_seconds", "airflow_dag_last_success_timestamp_seconds")
@@ -134,7 +134,7 @@ def exporter_app(series: int, busy: Path) -> App:
     if series:
         source: Any = ManySeries(catalog, series, busy)
     else:
-        source = _Always(DuckDBProcess(Settings.from_env({}), catalog), busy)
+        source = _Always(DuckDBAudit(Settings.from_env({}), catalog), busy)
 
     return App(Refresher(catalog, [source], Ledger.open(None), interval=PAUSE, stale_after=1e9), catalog)
 

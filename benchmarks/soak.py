@@ -24,7 +24,7 @@ from exporter.ledger import Ledger
 from exporter.refresh import Refresher
 from exporter.settings import Settings
 from exporter.snapshot import Observation, Reading, Sample
-from exporter.sources.audit.duckdb_child import DuckDBProcess
+from exporter.sources.audit.duckdb import DuckDBAudit
 from testbed.scripted import Clock, turn
 from testbed.usage import rss_bytes
 
@@ -98,7 +98,7 @@ def simulate(hours: int) -> list[Hour]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "audit.duckdb"
         _add_row(log, clock.wall())
-        source = DuckDBProcess(Settings.from_env({"AUDIT_URL": str(log)}), catalog, clock.wall)
+        source = DuckDBAudit(Settings.from_env({"AUDIT_URL": str(log)}), catalog, clock.wall)
         refresher = Refresher(
             catalog,
             [source, Coming(catalog, clock)],

@@ -16,6 +16,7 @@ from exporter.errors import StateError
 from exporter.ledger import FILE_NAME, SCHEMA_VERSION, Ledger
 from exporter.settings import Settings
 from exporter.snapshot import Gap, Labels, Totals
+from exporter.sources.audit.files import EmbeddedLog
 from exporter.sources.audit.query import SOURCE_NAME, AuditQuery, audit_identity
 
 
@@ -48,9 +49,9 @@ def audit_log(settings: Settings, catalog: Catalog) -> AuditLog:
         from exporter.sources.audit.bigquery import BigQueryAudit
 
         return BigQueryAudit(settings, catalog)
-    from exporter.sources.audit.duckdb import DuckDBAudit
+    from exporter.sources.audit.duckdb_reader import DuckDBReader
 
-    return DuckDBAudit(settings, catalog)
+    return DuckDBReader(EmbeddedLog.of(settings, catalog))
 
 
 def record(log: AuditLog, spool: Spool, grid: Grid, live: Totals | None) -> AuditHistory:

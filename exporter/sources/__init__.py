@@ -1,20 +1,19 @@
-"""Where metrics come from. A source is one module here plus one line in `build_sources`."""
+"""Where metrics come from. A source is one package here plus one line in `build_sources`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from exporter.catalog import Catalog
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.snapshot import Reading, Sample
-from exporter.sources.audit.query import SOURCE_NAME, audit_identity
 
 
 class Source(Protocol):
     """Something that can be read at every refresh.
 
     `read` runs on a thread that belongs to this source alone, never twice at a time; `telemetry` and `interrupt` are
-    called from other threads while it runs. Building a source opens no connection.
+    called from other threads while it runs. Building a source opens no connection and imports no driver that is slow.
     """
 
     name: str
@@ -63,63 +62,22 @@ class Source(Protocol):
         ...
 
 
-class Deferred:
-    """A source that is made at its first read, on its own thread: importing a driver takes up to a second, during
-    which the exporter already answers.
-
-    Args:
-        make: imports and builds the source.
-    """
-
-    def __init__(self, name: str, identity: str, timeout_seconds: float, make: Callable[[], Source]) -> None:
-        self.name = name
-        self.identity = identity
-        self.timeout_seconds = timeout_seconds
-        self._make = make
-        self._source: Source | None = None
-
-    def read(self, previous: Reading | None, wanted: frozenset[str] = frozenset()) -> Reading:
-        """See `Source.read`."""
-        if self._source is None:
-            self._source = self._make()
-        return self._source.read(previous, wanted)
-
-    def changed(self, previous: Reading) -> bool:
-        """Ask the source, once it was made."""
-        return self._source is not None and self._source.changed(previous)
-
-    def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
-        """The source's counters; none before it was made."""
-        return self._source.telemetry() if self._source is not None else {}
-
-    def interrupt(self) -> None:
-        """Interrupt the source, once it was made."""
-        if self._source is not None:
-            self._source.interrupt()
-
-    def close(self) -> None:
-        """Close the source, if it was made."""
-        if self._source is not None:
-            self._source.close()
-
-
 def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple[Source, ...]:
-    """The sources that these settings ask for. Imports no driver."""
+    """The sources that these settings ask for.
 
-    def audit() -> Source:
-        if settings.uses_bigquery:
-            from exporter.sources.audit.bigquery import BigQueryAudit
+    A source is imported only where it is asked for: requests takes memory that a DuckDB log without an Airflow does
+    not need, and the child that reads DuckDB passes through this package.
+    """
+    sources: list[Source] = []
+    if settings.uses_bigquery:
+        from exporter.sources.audit.bigquery import BigQueryAudit
 
-            return BigQueryAudit(settings, catalog)
-        from exporter.sources.audit.duckdb_child import DuckDBProcess
+        sources.append(BigQueryAudit(settings, catalog))
+    else:
+        from exporter.sources.audit.duckdb import DuckDBAudit
 
-        return DuckDBProcess(settings, catalog)
-
-    sources: list[Source] = [
-        Deferred(SOURCE_NAME, audit_identity(settings, catalog), settings.audit_timeout_seconds, audit)
-    ]
+        sources.append(DuckDBAudit(settings, catalog))
     if settings.airflow_url is not None:
-        # requests is imported with it: 7 MiB that an exporter without an Airflow does not need.
         from exporter.sources.airflow.source import AirflowSource
 
         sources.append(AirflowSource(settings, catalog, ledger))

@@ -108,15 +108,24 @@ def parse_json(content: bytes) -> Any:
     Raises:
         ValueError: it is no JSON, nested deeper than MAX_JSON_DEPTH or of more than MAX_JSON_VALUES values.
     """
+    measure(content)
+    try:
+        return json.loads(content, parse_int=_whole_number)
+    except (ValueError, RecursionError):
+        raise ValueError("not complete JSON") from None
+
+
+def measure(content: bytes) -> None:
+    """Refuse a JSON text that would take too much to parse. For answers that somebody else's code parses.
+
+    Raises:
+        ValueError: it is nested deeper than MAX_JSON_DEPTH or has more than MAX_JSON_VALUES values.
+    """
     opened = content.count(b"[") + content.count(b"{")
     if opened + content.count(b",") > MAX_JSON_VALUES:
         _check_values(content)
     if opened > MAX_JSON_DEPTH:
         _check_depth(content)
-    try:
-        return json.loads(content, parse_int=_whole_number)
-    except (ValueError, RecursionError):
-        raise ValueError("not complete JSON") from None
 
 
 def _check_values(content: bytes) -> None:

@@ -24,9 +24,8 @@ from exporter.choice import choose
 from exporter.errors import ConfigError, OutputError, SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.snapshot import Sample, Snapshot, SourceStatus, Totals
-from exporter.sources.audit.duckdb import DuckDBAudit
 from tests.backfill.history import NOW, History, read, run
-from tests.sources.audit.duckdb_log import CATALOG, DAY, Log, settings_for, source_for
+from tests.sources.audit.duckdb_log import CATALOG, DAY, Log, source_for
 from tests.sources.audit.test_properties import COLUMNS, ROWS, comparable
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -52,7 +51,7 @@ def values(history: History, series: tuple[str, Any], *ages: float) -> list[floa
 
 def live(path: Path, at: float, **env: str) -> dict[tuple[str, Any], float]:
     """What the live exporter shows at a moment, of a log that ends there."""
-    reading = DuckDBAudit(settings_for(str(path), **env), CATALOG, lambda: at).read(None)
+    reading = source_for(path, CATALOG, lambda: at, **env).read(None)
     snapshot = Snapshot(at, (SourceStatus("audit", up=True),), {"audit": reading})
     found: dict[tuple[str, Any], float] = {
         (name, sample.labels): sample.value

@@ -10,6 +10,7 @@ from typing import Any
 from exporter.errors import BadData
 from exporter.snapshot import Gap, Grid, Labels, Observation, Reading, Sample
 from exporter.sources.audit.query import HOUR_US, LABEL_CHARACTERS, AuditQuery
+from exporter.sources.boundary import MAX_SECONDS, MIN_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ def read_rows(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAnsw
 
 def _read_sets(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAnswer:
     sets: list[Labels] = []
+    seen: set[Labels] = set()  # a text that was made valid may be another one's
     values = {gauge.index: array("d") for gauge in query.gauges}
     times: dict[int, float] = {}
     counted = {f"{kind}{i}": array("d") for count in query.counts for _, i in count.indexes for kind in ("k", "newer")}
@@ -56,8 +58,11 @@ def _read_sets(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAns
     for row in rows:
         overall = overall or row
         labels = query.set_of(row)
-        if labels is None or not _count(row, "rows"):
+        if labels is None or labels in seen or not _count(row, "rows"):
             continue
+        if len(sets) == query.most_sets:
+            raise BadData(f"The audit query returned more than the {query.most_sets} label sets that it asks for.")
+        seen.add(labels)
         sets.append(labels)
         for index, known in values.items():
             value = _number(row, f"v{index}")
@@ -189,7 +194,7 @@ def _number(row: Mapping[str, Any], name: str) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadData(f"The audit query returned {type(value).__name__} for {name}, not a number.") from error
     return number if math.isfinite(number) else None
 
@@ -200,4 +205,4 @@ def _count(row: Mapping[str, Any], name: str) -> int:
 
 def _time(row: Mapping[str, Any], name: str) -> float | None:
     micros = _number(row, name)
-    return None if micros is None else micros / 1_000_000
+    return None if micros is None else max(MIN_SECONDS, min(micros / 1_000_000, MAX_SECONDS))

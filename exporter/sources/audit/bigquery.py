@@ -1,4 +1,4 @@
-"""The audit log in BigQuery, through Google's client.
+"""The audit log in BigQuery.
 
 Each refresh asks for the table's metadata, which is free, and runs the query, which is billed, only when the metadata
 changed since the last answer, when the last query failed, or when AUDIT_MAX_QUERY_AGE_SECONDS have passed. Views and
@@ -9,62 +9,29 @@ share one deadline; a job that does not finish in time is cancelled.
 """
 
 import contextlib
-import hashlib
-import json
-import logging
 import threading
 import time
-import typing
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
-
-import google.auth
-import google.auth.credentials
-import google.auth.transport.requests
-import requests
-from google.api_core import exceptions as api
-from google.api_core.client_options import ClientOptions
-from google.auth import exceptions as auth
-from google.cloud import bigquery
+from typing import TYPE_CHECKING, Any, Final
 
 from exporter.catalog import Catalog
 from exporter.counters import newest_counted
-from exporter.errors import BadData, SourceError
 from exporter.settings import Settings
 from exporter.snapshot import Reading, Sample
 from exporter.sources.audit.answer import confirmed, read_rows, recompute_at
-from exporter.sources.audit.bigquery_errors import BigQueryErrors
-from exporter.sources.audit.columns import Column, quote
-from exporter.sources.audit.query import (
-    SOURCE_NAME,
-    AuditQuery,
-    Parameter,
-    audit_identity,
-    audit_table,
-    build_query,
-)
-from exporter.sources.deadlines import DeadlineAdapter
+from exporter.sources.audit.bigquery_transport import BoundedAdapter
+from exporter.sources.audit.query import SOURCE_NAME, AuditQuery, audit_identity, audit_table
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from exporter.sources.audit.bigquery_client import BigQueryTable
 
-SCOPES: Final = ("https://www.googleapis.com/auth/bigquery",)
 OUTCOMES: Final = ("executed", "cached", "skipped")
-RETRY_SECONDS: Final = 8.0
-"""How long Google's client may repeat one call (its default is 600 s); the overall deadline holds above it."""
-CANCEL_SECONDS: Final = 2.0
 PAGE_ROWS: Final = 10_000
 """Rows of one page of a history: bounds memory, and stays far below the longest answer that is accepted."""
 PAGE_SETS: Final = 1_000
 """Label sets of one page of a refresh: taking a page apart lets no other thread run."""
-LABELS: Final = {"app": "mlops-exporter", "purpose": "audit-log"}
-"""Labels of every query job, by which its cost can be found in the billing export and INFORMATION_SCHEMA.JOBS."""
 ALWAYS_QUERIED: Final = frozenset({"VIEW", "MATERIALIZED_VIEW", "EXTERNAL"})
-FIRST_DAY: Final = "1900-01-01"
-"""Lower bound in the filter on the partitioning column, there for tables that refuse queries without one."""
-
-_LEGACY_TYPES: Final = {"FLOAT": "FLOAT64", "INTEGER": "INT64", "BOOLEAN": "BOOL", "RECORD": "STRUCT"}
 
 
 @dataclass(frozen=True)
@@ -91,23 +58,21 @@ class BigQueryAudit:
         self._settings = settings
         self._catalog = catalog
         self._clock = clock
-        self._adapter = DeadlineAdapter(settings.audit_connect_timeout_seconds)
-        self._client: bigquery.Client | None = None
+        self._adapter = BoundedAdapter(settings.audit_connect_timeout_seconds)
+        self._table: BigQueryTable | None = None
         self._counts = dict.fromkeys(OUTCOMES, 0)
         self._bytes_billed = 0
         self._lock = threading.Lock()
         self.timeout_seconds = settings.audit_timeout_seconds
         self.table = audit_table(settings, catalog)
         self.identity = audit_identity(settings, catalog)
-        self._errors = BigQueryErrors(settings, self.table)
 
     def read(self, previous: Reading | None, wanted: frozenset[str] = frozenset()) -> Reading:  # noqa: ARG002 -- one query answers for every metric
         """Look at the table, and query it if that is due. See `Source.read`."""
-        with self._errors.translated(), self._adapter.deadline(self.timeout_seconds):
-            client = self._connected()
-            table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
+        with self._session() as source:
+            table = source.metadata()
             now = self._clock()
-            token = None if table.table_type in ALWAYS_QUERIED else _token(table, self._settings.max_series)
+            token = None if table.table_type in ALWAYS_QUERIED else source.revision(table)
             known = confirmed(
                 previous,
                 identity=self.identity,
@@ -119,8 +84,8 @@ class BigQueryAudit:
             if known is not None:
                 self._count("skipped")
                 return known
-            query = self._query_for(table, now, newest_counted(previous))
-            with self._running(client, query, table.location, PAGE_SETS) as (rows, job):
+            query = source.query_for(table, now, newest_counted(previous))
+            with source.running(query, table.location, PAGE_SETS) as (rows, job):
                 answer = read_rows(query, (dict(row.items()) for row in rows))
             self._count("cached" if job.cache_hit else "executed", int(job.total_bytes_billed or 0))
             return Reading(
@@ -144,10 +109,9 @@ class BigQueryAudit:
 
     def changed(self, previous: Reading) -> bool:
         """Whether the table's free metadata moved; never for tables of which it does not. See `Source.changed`."""
-        with self._errors.translated(), self._adapter.deadline(self.timeout_seconds):
-            client = self._connected()
-            table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
-            return table.table_type not in ALWAYS_QUERIED and _token(table, self._settings.max_series) != previous.token
+        with self._session() as source:
+            table = source.metadata()
+            return table.table_type not in ALWAYS_QUERIED and source.revision(table) != previous.token
 
     @contextlib.contextmanager
     def history(self, until: float) -> Iterator[tuple[AuditQuery, Iterator[Mapping[str, Any]]]]:
@@ -156,11 +120,10 @@ class BigQueryAudit:
         Raises:
             SourceError: as `read`.
         """
-        with self._errors.translated(), self._adapter.deadline(self.timeout_seconds):
-            client = self._connected()
-            table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
-            query = self._query_for(table, until).history(until)
-            with self._running(client, query, table.location) as (rows, job):
+        with self._session() as source:
+            table = source.metadata()
+            query = source.query_for(table, until).history(until)
+            with source.running(query, table.location, PAGE_ROWS) as (rows, job):
                 self._count("cached" if job.cache_hit else "executed", int(job.total_bytes_billed or 0))
                 yield query, (dict(row.items()) for row in rows)
 
@@ -170,21 +133,11 @@ class BigQueryAudit:
         Raises:
             SourceError: as `read`.
         """
-        with self._errors.translated(), self._adapter.deadline(self.timeout_seconds):
-            client = self._connected()
-            table = client.get_table(self.table, retry=self.retry(), timeout=self._adapter.remaining())
-            query = self._query_for(table, self._clock())
-            config = self._job_config(query)
-            config.dry_run = True
-            job = client.query(
-                query.sql,
-                job_config=config,
-                location=table.location,
-                retry=self.retry(),
-                job_retry=None,
-                timeout=self._adapter.remaining(),
-            )
-            return Plan(query, table.table_type, table.num_rows, table.location, int(job.total_bytes_processed or 0))
+        with self._session() as source:
+            table = source.metadata()
+            query = source.query_for(table, self._clock())
+            found = source.bytes_processed(query, table.location)
+            return Plan(query, table.table_type, table.num_rows, table.location, found)
 
     def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
         """Queries by outcome, and bytes billed."""
@@ -202,177 +155,21 @@ class BigQueryAudit:
 
     def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            self._client.close()  # type: ignore[no-untyped-call]  # Google's clients are typed in part
+        if self._table is not None:
+            self._table.close()
 
     @contextlib.contextmanager
-    def session(self) -> Iterator[bigquery.Client]:
-        """Google's client for one piece of work under the deadline, its errors turned into ours. For `init-audit`."""
-        with self._errors.translated(), self._adapter.deadline(self.timeout_seconds):
-            yield self._connected()
+    def _session(self) -> Iterator["BigQueryTable"]:
+        """The table, for calls that share one deadline and whose errors are ours."""
+        if self._table is None:
+            # Here, on the source's own thread: Google's packages take a second, in which the exporter already answers.
+            from exporter.sources.audit.bigquery_client import BigQueryTable
 
-    # -- parts of a refresh ----------------------------------------------------------------------------------------
-
-    def _connected(self) -> bigquery.Client:
-        """Google's client, made at the first use: finding credentials may read files and ask a metadata server."""
-        if self._client is None:
-            credentials = self._credentials()
-            tokens = requests.Session()
-            session = google.auth.transport.requests.AuthorizedSession(  # type: ignore[no-untyped-call]
-                credentials, auth_request=google.auth.transport.requests.Request(tokens)
-            )
-            for mounted in (tokens, session):
-                mounted.mount("https://", self._adapter)
-                mounted.mount("http://", self._adapter)
-            endpoint = self._settings.bigquery_emulator
-            self._client = bigquery.Client(
-                project=self._settings.google_project,
-                credentials=credentials,
-                _http=session,
-                client_options=ClientOptions(api_endpoint=endpoint) if endpoint else None,
-            )
-        return self._client
-
-    def _credentials(self) -> google.auth.credentials.Credentials:
-        if self._settings.bigquery_emulator:
-            return google.auth.credentials.AnonymousCredentials()  # type: ignore[no-untyped-call]
-        found: google.auth.credentials.Credentials
-        try:
-            if self._settings.google_credentials:
-                path = str(self._settings.google_credentials)
-                found, _ = google.auth.load_credentials_from_file(path, scopes=SCOPES)  # type: ignore[no-untyped-call]
-            else:
-                found, _ = google.auth.default(scopes=SCOPES)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            # How Google's library takes a file that is JSON, but not an object with the right members.
-            raise self._errors.bad_credentials() from error
-        return found
-
-    def _query_for(self, table: bigquery.Table, now: float, since: float | None = None) -> AuditQuery:
-        columns = [Column(field.name, google_type(field)) for field in table.schema]
-        filters, parameters = _filters(table, columns, self._catalog.audit.timestamp)
-        reference = table.reference
-        return build_query(
-            self._catalog,
-            columns,
-            table=quote(f"{reference.project}.{reference.dataset_id}.{reference.table_id}"),
-            env=self._settings.audit_env,
-            now=now,
-            since=since,
-            filters=filters,
-            filter_parameters=parameters,
-            max_series=self._settings.max_series,
-        )
-
-    def _job_config(self, query: AuditQuery) -> bigquery.QueryJobConfig:
-        config = bigquery.QueryJobConfig(
-            query_parameters=[bigquery.ScalarQueryParameter(p.name, p.type, p.value) for p in query.parameters],
-            maximum_bytes_billed=self._settings.audit_max_bytes_billed,
-            use_query_cache=True,
-            use_legacy_sql=False,
-            labels=LABELS,
-        )
-        config.job_timeout_ms = int(self.timeout_seconds * 1000)
-        return config
-
-    @contextlib.contextmanager
-    def _running(
-        self, client: bigquery.Client, query: AuditQuery, location: str | None, page: int = PAGE_ROWS
-    ) -> Iterator[tuple[Iterable[Any], bigquery.QueryJob]]:
-        """A query job's rows, to be read inside; a job that was not read to its end is cancelled."""
-        # The id is ours, so that a job whose insertion was never answered can still be found and cancelled.
-        job_id = f"mlops-exporter-{uuid.uuid4()}"
-        finished = False
-        try:
-            try:
-                job = client.query(
-                    query.sql,
-                    job_config=self._job_config(query),
-                    job_id=job_id,
-                    location=location,
-                    retry=self.retry(),
-                    job_retry=None,
-                    timeout=self._adapter.remaining(),
-                )
-            except api.Conflict:  # the first attempt got through after all, only its answer did not
-                found = client.get_job(job_id, location=location, retry=self.retry(), timeout=self._adapter.remaining())
-                job = typing.cast(bigquery.QueryJob, found)
-            left = self._adapter.remaining()
-            yield job.result(page_size=page, retry=self.retry(), job_retry=None, timeout=left), job
-            finished = True
-        except (api.ClientError, BadData):
-            finished = True  # BigQuery refused it or it ended: there is nothing to cancel
-            raise
-        finally:
-            if not finished:
-                self._cancel(client, job_id, location)
-
-    def _cancel(self, client: bigquery.Client, job_id: str, location: str | None) -> None:
-        """Ask BigQuery to stop a job that nobody waits for any more. Best effort: jobTimeoutMs ends it too."""
-        with contextlib.suppress(SourceError, api.GoogleAPIError, auth.GoogleAuthError, requests.RequestException):
-            with self._adapter.deadline(CANCEL_SECONDS):
-                client.cancel_job(job_id, location=location, retry=self.retry(), timeout=CANCEL_SECONDS)
-            log.info("cancelled query job %s, which did not finish in time", job_id)
-
-    def retry(self) -> Any:
-        """Google's own choice of what is worth repeating, bounded."""
-        seconds = min(RETRY_SECONDS, self.timeout_seconds / 2)
-        return bigquery.DEFAULT_RETRY.with_timeout(seconds).with_delay(initial=0.25, maximum=2.0, multiplier=2.0)
+            self._table = BigQueryTable(self._settings, self._catalog, self.table, self._adapter)
+        with self._table.session():
+            yield self._table
 
     def _count(self, outcome: str, bytes_billed: int = 0) -> None:
         with self._lock:
             self._counts[outcome] += 1
             self._bytes_billed += bytes_billed
-
-
-def _token(table: bigquery.Table, max_series: int) -> str:
-    """A digest of all that moves in the free metadata when rows, columns or the table itself change. Another
-    EXPORTER_MAX_SERIES asks for other rows of the same table."""
-    buffer = table.streaming_buffer
-    state = [
-        max_series,
-        table.created and table.created.isoformat(),
-        table.modified and table.modified.isoformat(),
-        table.num_rows,
-        table.num_bytes,
-        [(field.name, field.field_type, field.mode) for field in table.schema],
-        buffer and [buffer.estimated_rows, buffer.estimated_bytes, str(buffer.oldest_entry_time)],
-    ]
-    return hashlib.sha256(json.dumps(state, default=str).encode()).hexdigest()[:24]
-
-
-def google_type(field: bigquery.SchemaField) -> str:
-    """The field's GoogleSQL type; the API still says FLOAT, INTEGER, BOOLEAN and RECORD."""
-    name = _LEGACY_TYPES.get(field.field_type, field.field_type)
-    return f"ARRAY<{name}>" if field.mode == "REPEATED" else str(name)
-
-
-def _filters(
-    table: bigquery.Table, columns: list[Column], timestamp: str
-) -> tuple[tuple[str, ...], tuple[Parameter, ...]]:
-    """A filter on the partitioning column, which a table may insist on, and on the timestamp, since a view may hide
-    such a table. Rows that are in no partition yet (streaming buffer, NULL) are kept."""
-    types = {column.name.lower(): column.type for column in columns}
-    filters: list[str] = []
-    parameters: list[Parameter] = []
-
-    def at_least(column: str, kind: str, low: str | int, *, or_null: bool) -> None:
-        name = f"from{len(parameters)}"
-        condition = f"{quote(column)} >= @{name}"
-        filters.append(f"({condition} OR {quote(column)} IS NULL)" if or_null else condition)
-        parameters.append(Parameter(name, kind, low))
-
-    def since(column: str, kind: str, *, or_null: bool) -> None:
-        midnight = {"TIMESTAMP": " 00:00:00+00:00", "DATETIME": "T00:00:00", "DATE": ""}
-        if kind in midnight:
-            at_least(column, kind, FIRST_DAY + midnight[kind], or_null=or_null)
-
-    since(timestamp, types.get(timestamp.lower(), ""), or_null=False)
-    partitioning = table.time_partitioning
-    if partitioning is not None and partitioning.field is None:
-        since("_PARTITIONTIME", "TIMESTAMP", or_null=True)
-    elif partitioning is not None and partitioning.field.lower() != timestamp.lower():
-        since(partitioning.field, types.get(partitioning.field.lower(), ""), or_null=True)
-    if table.range_partitioning is not None:
-        at_least(table.range_partitioning.field, "INT64", -(2**63), or_null=True)
-    return tuple(filters), tuple(parameters)

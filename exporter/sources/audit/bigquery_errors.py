@@ -1,6 +1,8 @@
 """What Google's client raises, in an operator's words: the one place where those exceptions become ours."""
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 
@@ -10,6 +12,7 @@ from google.auth import exceptions as auth
 
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
 from exporter.settings import Settings
+from exporter.sources.boundary import text
 
 
 class BigQueryErrors:
@@ -36,8 +39,9 @@ class BigQueryErrors:
             raise
         except (api.GoogleAPIError, auth.GoogleAuthError, requests.RequestException, FutureTimeout) as error:
             raise self._translate(error) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            # A body that is no JSON, or JSON of another shape, surfaces as one of these from inside the client.
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+            # A body that is no JSON, JSON of another shape, or a number beyond a calendar surfaces as one of these from
+            # inside the client.
             raise BadData(
                 f"BigQuery's endpoint answered something that is not its API ({type(error).__name__}). Is a proxy or a "
                 "login page in between?"
@@ -77,16 +81,32 @@ class BigQueryErrors:
             )
         return self.bad_credentials()
 
-    def bad_credentials(self) -> SourceError:
-        """What an operator is told of credentials that cannot be used."""
+    def bad_credentials(self, error: OSError | None = None) -> SourceError:
+        """What an operator is told of credentials that cannot be used.
+
+        Args:
+            error: why the key file could not be read.
+        """
         path = self._settings.google_credentials
         if path is None:
             message = (
                 "No Google credentials were found. Set GOOGLE_APPLICATION_CREDENTIALS to a service account's key file, "
                 "or run where a service account is attached."
             )
-        elif not path.exists():
+        elif isinstance(error, FileNotFoundError):
             message = f"GOOGLE_APPLICATION_CREDENTIALS names {path}, which does not exist."
+        elif isinstance(error, IsADirectoryError):
+            message = (
+                f"GOOGLE_APPLICATION_CREDENTIALS names {path}, which is a folder. Docker makes one where the file of a "
+                "volume is missing: remove it, put the service account's key file there, and start the container again."
+            )
+        elif isinstance(error, PermissionError):
+            message = (
+                f"GOOGLE_APPLICATION_CREDENTIALS names {path}, which this user (id {os.geteuid()}) may not read: "
+                "change its owner or mode."
+            )
+        elif error is not None:
+            message = f"GOOGLE_APPLICATION_CREDENTIALS names {path}, which cannot be read: {error.strerror or error}."
         else:
             message = f"GOOGLE_APPLICATION_CREDENTIALS names {path}, which is not a usable Google key file."
         return SourceUnavailable(message, reason="auth")
@@ -153,12 +173,11 @@ def _first_reason(error: api.GoogleAPICallError) -> str:
 def _said(error: api.GoogleAPICallError) -> str:
     """Google's own sentence: one line, bounded, without the request's URL."""
     first = error.errors[0] if error.errors else None
-    text = first.get("message") if isinstance(first, Mapping) else None
-    line = " ".join(str(text or error.message or error.code).split())
-    return line if len(line) <= 300 else line[:299] + "…"
+    message = first.get("message") if isinstance(first, Mapping) else None
+    return text(" ".join(str(message or error.message or error.code).split()), 300)
 
 
 def _retry_after(error: api.GoogleAPICallError) -> float | None:
     response = error.response
-    text = response.headers.get("Retry-After", "") if response is not None and hasattr(response, "headers") else ""
-    return float(text) if text.isdigit() else None
+    seconds = response.headers.get("Retry-After", "") if response is not None and hasattr(response, "headers") else ""
+    return float(seconds) if re.fullmatch(r"[0-9]{1,6}", seconds) else None

@@ -5,7 +5,9 @@ from google.cloud import bigquery
 
 from exporter.catalog import Catalog
 from exporter.settings import Settings
-from exporter.sources.audit.bigquery import BigQueryAudit, google_type
+from exporter.sources.audit.bigquery_client import BigQueryTable, google_type
+from exporter.sources.audit.bigquery_transport import BoundedAdapter
+from exporter.sources.audit.query import audit_table
 from exporter.sources.audit.schema import InitReport, TableColumn, compare, table_columns
 
 
@@ -20,37 +22,38 @@ def init_bigquery(settings: Settings, catalog: Catalog, location: str | None = N
     Raises:
         SourceError: BigQuery cannot be reached or refuses; creating needs `roles/bigquery.dataEditor`.
     """
-    source = BigQueryAudit(settings, catalog)
+    name = audit_table(settings, catalog)
+    source = BigQueryTable(settings, catalog, name, BoundedAdapter(settings.audit_connect_timeout_seconds))
     wanted = table_columns(catalog)
     try:
         with source.session() as client:
             try:
-                table = client.get_table(source.table, retry=source.retry())
+                table = client.get_table(source.name, retry=source.retry())
             except api.NotFound:
                 _create(client, source, wanted, catalog.audit.timestamp, location)
-                return InitReport(source.table, True, tuple(column.name for column in wanted), ())
+                return InitReport(source.name, True, tuple(column.name for column in wanted), ())
             present = {field.name.lower(): google_type(field) for field in table.schema}
             lacking, mismatched = compare(wanted, present)
             if lacking:
                 table.schema = [*table.schema, *(_field(column) for column in lacking)]
                 client.update_table(table, ["schema"], retry=source.retry())
-            return InitReport(source.table, False, tuple(column.name for column in lacking), mismatched)
+            return InitReport(source.name, False, tuple(column.name for column in lacking), mismatched)
     finally:
         source.close()
 
 
 def _create(
     client: bigquery.Client,
-    source: BigQueryAudit,
+    source: BigQueryTable,
     wanted: tuple[TableColumn, ...],
     timestamp: str,
     location: str | None,
 ) -> None:
-    dataset = bigquery.Dataset(source.table.rpartition(".")[0])
+    dataset = bigquery.Dataset(source.name.rpartition(".")[0])
     if location:
         dataset.location = location
     client.create_dataset(dataset, exists_ok=True, retry=source.retry())
-    table = bigquery.Table(source.table, schema=[_field(column) for column in wanted])
+    table = bigquery.Table(source.name, schema=[_field(column) for column in wanted])
     table.time_partitioning = bigquery.TimePartitioning(field=timestamp)
     client.create_table(table, exists_ok=True, retry=source.retry())
 

@@ -1,355 +1,237 @@
-"""The audit log in an embedded DuckDB file, or in Parquet, CSV or JSON-lines files.
+"""The embedded audit log, read by a process that lives for one read.
 
-The query is the one that BigQuery runs; sqlglot translates its dialect. A file is opened read-only, for each query
-anew, and only when its inode, size or time of change differ from those of the last answer, so a writer is never kept
-out for longer than the query takes.
+DuckDB and the SQL translator stay in memory once they have run, and a fault in native code ends its process. The
+exporter, which reads the log only when its files were written, keeps neither: it looks at the files itself and starts
+`python -m exporter.sources.audit.duckdb_child` for the read. A crash, or an end for lack of memory, is one failed
+refresh.
+
+The request goes to the child's standard input and the reading comes from its standard output, pickled, as a process
+and its own child can. The child holds the other end of a pipe, its lifeline, and ends when that closes, which the
+kernel sees to when the exporter is gone.
 """
 
 import contextlib
-import re
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Final
-
-import duckdb
-import sqlglot
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from exporter.catalog import Catalog
-from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
-from exporter.settings import AuditLocation, Settings
-from exporter.snapshot import Reading
-from exporter.sources.audit.answer import read_rows, recompute_at
-from exporter.sources.audit.columns import Column
-from exporter.sources.audit.files import EmbeddedAudit, denied, unreadable
-from exporter.sources.audit.query import AuditQuery, audit_table, build_query
-from exporter.sources.audit.sample import SAMPLE_COMMENT
+from exporter.counters import newest_counted
+from exporter.errors import SourceError, SourceTimeout, SourceUnavailable
+from exporter.settings import Settings
+from exporter.snapshot import Reading, Sample
+from exporter.sources.audit.answer import confirmed
+from exporter.sources.audit.files import EmbeddedLog, FoundFiles
+from exporter.sources.audit.query import SOURCE_NAME
+from exporter.sources.audit.spill import sweep
 
-CONFIG: Final[Mapping[str, str]] = {
-    "threads": "2",
-    "memory_limit": "512MB",
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-}
-"""A small guest: two threads, bounded memory, and nothing fetched from the network."""
-LOCK_WAIT_SECONDS: Final = 0.1
-ROWS_AT_ONCE: Final = 50
-"""Rows that are turned into Python's values in one go, which lets no other thread run."""
-INTERRUPT_AGAIN_SECONDS: Final = 0.05
+log = logging.getLogger(__name__)
 
-_INTEGERS: Final = frozenset(
-    {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
-    | {"UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"}
-)
-_TYPES: Final[Mapping[str, str]] = {
-    **dict.fromkeys(_INTEGERS, "INT64"),
-    "DOUBLE": "FLOAT64",
-    "FLOAT": "FLOAT64",
-    "BOOLEAN": "BOOL",
-    "VARCHAR": "STRING",
-    "TIMESTAMP WITH TIME ZONE": "TIMESTAMP",
-    "TIMESTAMP": "DATETIME",
-    "TIMESTAMP_S": "DATETIME",
-    "TIMESTAMP_MS": "DATETIME",
-    "TIMESTAMP_NS": "DATETIME",
-    "DATE": "DATE",
-}
-_READERS: Final[Mapping[str, str]] = {
-    "parquet": "read_parquet({files}, union_by_name = true)",
-    "csv": "read_csv({files}, union_by_name = true, sample_size = -1)",
-    "jsonl": (
-        "read_json({files}, union_by_name = true, sample_size = -1, format = 'newline_delimited', ignore_errors = true)"
-    ),
-}
-"""How files are read. Types are guessed from all rows, as a text in a late one would otherwise fail them all. A broken
-JSON line, such as one that is being written, becomes a row without a timestamp, which is left out and noted."""
-JSON_FILES_AT_ONCE: Final = 8
-"""DuckDB sets 32 MiB aside for every JSON file that a statement reads, however small the file is."""
+PROGRAM: Final = (sys.executable, "-P", "-m", "exporter.sources.audit.duckdb_child")
+"""What is started, with the number of its lifeline as the argument. `-P`: what lies in the working folder is not
+imported, except where this process imports it from there, too."""
+START_SECONDS: Final = 2.0
+"""How much longer than the read itself, which has its own deadline, the child may take to start and to answer."""
+PASSED_ON: Final = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONUTF8", "TMPDIR")
+"""Variables of the environment that Python or DuckDB may need to run at all. None is a secret."""
 
 
-class DuckDBAudit(EmbeddedAudit):
-    """The audit log, read by DuckDB. See `exporter.sources.Source`.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the child is to do: read this log. It holds no secret.
+
+    Attributes:
+        found: the files as they were seen; None where the sample is to be made first.
+        now: Unix seconds.
+        since: see `build_query`.
+    """
+
+    log: EmbeddedLog
+    found: FoundFiles | None
+    now: float
+    since: float | None
+    log_level: str
+
+
+class Reader(Protocol):
+    """What reads a log when its files changed."""
+
+    def read(self, request: Request) -> Reading:
+        """Read once, within the log's deadline.
+
+        Raises:
+            SourceError: it could not be read.
+        """
+        ...
+
+    def interrupt(self) -> None:
+        """End a read that is under way."""
+        ...
+
+
+class DuckDBAudit:
+    """An embedded audit log. See `exporter.sources.Source`.
 
     Args:
         clock: Unix seconds.
-        pause: waits some seconds, or until the event is set, before a locked file is tried again.
+        reader: what reads the log; by default a child.
     """
+
+    name = SOURCE_NAME
 
     def __init__(
         self,
         settings: Settings,
         catalog: Catalog,
         clock: Callable[[], float] = time.time,
-        pause: Callable[[threading.Event, float], object] = threading.Event.wait,
+        reader: Reader | None = None,
     ) -> None:
-        super().__init__(settings, catalog, clock)
-        self._pause = pause
-        self._location = settings.embedded
-        self._stop = threading.Event()
-        self._wake = threading.Event()
-        self._connection: duckdb.DuckDBPyConnection | None = None
-        self._lock = threading.Lock()
-        self.schema, self.table = audit_table(settings, catalog).split(".")
+        self._log = EmbeddedLog.of(settings, catalog)
+        self._log_level = settings.log_level
+        self._max_age = settings.audit_max_query_age_seconds
+        self._clock = clock
+        self._reader = reader or Child()
+        self.timeout_seconds = self._log.timeout_seconds
+        self.identity = self._log.identity
 
-    def _query(self, now: float, since: float | None) -> Reading:
-        with self._deadline(), errors(self._location, self._stop, self.timeout_seconds):
-            self._make_sample()
-            files = self._files.found()
-            token = self._files.token(files)
-            with self._opened(files) as connection:
-                query, sample = self._query_for(connection, now, since)
-                answer = read_rows(query, _rows(connection, query))
-            notes = answer.notes
-            if sample:
-                notes = ("this is sample history, not your pipeline's: set GOOGLE_CLOUD_PROJECT or AUDIT_URL", *notes)
-            return Reading(
-                source=self.name,
+    def read(self, previous: Reading | None, wanted: frozenset[str] = frozenset()) -> Reading:  # noqa: ARG002 -- one query answers for every metric
+        """Look at the files, and have them queried if they changed. See `Source.read`."""
+        now = self._clock()
+        found = None
+        if not self._log.awaits_sample:
+            found = self._log.look()
+            known = confirmed(
+                previous,
                 identity=self.identity,
-                catalog=self._catalog.fingerprint,
-                read_at=now,
-                queried_at=now,
-                token=token,
-                observations=answer.observations,
-                gaps=answer.gaps,
-                notes=notes,
-                facts={
-                    "engine": "duckdb",
-                    "location": str(self._location),
-                    "table": f"{self.schema}.{self.table}",
-                    **answer.facts(),
-                    "sample_data": sample,
-                    "missing_columns": ", ".join(query.missing_columns) or None,
-                },
-                valid_until=recompute_at(answer),
+                catalog=self._log.catalog.fingerprint,
+                token=found.revision,
+                now=now,
+                max_age=self._max_age,
             )
+            if known is not None:
+                return known
+        return self._reader.read(Request(self._log, found, now, newest_counted(previous), self._log_level))
 
-    @contextlib.contextmanager
-    def history(self, until: float) -> Iterator[tuple[AuditQuery, Iterator[Mapping[str, Any]]]]:
-        """The query of `AuditQuery.history` and its rows, a few at a time. All inside shares the deadline.
+    def changed(self, previous: Reading) -> bool:
+        """Whether the files are others than those that were read. See `Source.changed`."""
+        return self._log.look().revision != previous.token
 
-        Raises:
-            SourceError: as `read`.
-        """
-        with self._deadline(), errors(self._location, self._stop, self.timeout_seconds):
-            self._make_sample()
-            with self._opened(self._files.found()) as connection:
-                query = self._query_for(connection, until)[0].history(until)
-                yield query, _rows(connection, query)
+    def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
+        """Nothing to count: nothing is billed."""
+        return {}
 
     def interrupt(self) -> None:
-        """End a query, or the wait for a lock, that is under way."""
-        self._stop.set()
-        self._wake.set()
+        """End a read that is under way. See `Source.interrupt`."""
+        self._reader.interrupt()
 
-    # -- parts of a refresh ----------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _deadline(self) -> Iterator[None]:
-        """Have what is inside interrupted when the deadline passes, or when `interrupt` is called.
-
-        A connection forgets an interrupt that comes between two statements, so it is repeated until the block ends.
-        """
-        self._stop.clear()
-        self._wake.clear()
-        ended = threading.Event()
-
-        def watch() -> None:
-            self._wake.wait(self.timeout_seconds)
-            if not ended.is_set():
-                self._stop.set()
-            while not ended.wait(INTERRUPT_AGAIN_SECONDS):
-                with self._lock:
-                    if self._connection is not None:
-                        self._connection.interrupt()
-
-        watchdog = threading.Thread(target=watch, name="deadline", daemon=True)
-        watchdog.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            self._wake.set()
-            watchdog.join()
-
-    def _make_sample(self) -> None:
-        if self._files.awaits_sample:
-            from exporter.sources.audit.duckdb_init import create_sample
-
-            create_sample(Path(self._location.path), self.schema, self.table, self._clock())
-
-    def _query_for(
-        self, connection: duckdb.DuckDBPyConnection, now: float, since: float | None = None
-    ) -> tuple[AuditQuery, bool]:
-        """The query, and whether the table holds the sample history."""
-        columns, sample = self._columns(connection)
-        query = build_query(
-            self._catalog,
-            columns,
-            table=f"`{self.schema}.{self.table}`",
-            env=self._settings.audit_env,
-            now=now,
-            since=since,
-            max_series=self._settings.max_series,
-        )
-        return query, sample
-
-    @contextlib.contextmanager
-    def _opened(self, files: list[Path]) -> Iterator[duckdb.DuckDBPyConnection]:
-        connection = self._connect()
-        try:
-            with self._lock:
-                self._connection = connection
-            if self._stop.is_set():  # interrupted before there was a connection to interrupt
-                raise duckdb.InterruptException
-            connection.execute("SET TimeZone = 'UTC'")
-            if self._location.kind != "duckdb":
-                _view(connection, self._location.kind, files, self.schema, self.table)
-            yield connection
-        finally:
-            with self._lock:
-                self._connection = None
-            connection.close()
-
-    def _connect(self) -> duckdb.DuckDBPyConnection:
-        """Open the file, waiting for a writer that has it locked for as long as the deadline allows."""
-        if self._location.kind != "duckdb":
-            return duckdb.connect(config=dict(CONFIG))
-        while True:
-            try:
-                return duckdb.connect(self._location.path, read_only=True, config=dict(CONFIG))
-            except duckdb.IOException as error:
-                if "Could not set lock" not in str(error):
-                    raise
-                self._pause(self._stop, LOCK_WAIT_SECONDS)
-                if self._stop.is_set():
-                    raise
-
-    def _columns(self, connection: duckdb.DuckDBPyConnection) -> tuple[list[Column], bool]:
-        """The table's columns in GoogleSQL types, and whether it holds the sample history."""
-        found = connection.execute(
-            "SELECT column_name, data_type FROM duckdb_columns() "
-            "WHERE lower(schema_name) = lower(?) AND lower(table_name) = lower(?) "
-            "AND database_name = current_database() ORDER BY column_index",
-            [self.schema, self.table],
-        ).fetchall()
-        if not found:
-            raise SourceUnavailable(
-                f"{self._location.path} has no table {self.schema}.{self.table}. Correct AUDIT_TABLE, or create the "
-                "table with `python -m exporter init-audit`.",
-                reason="not_found",
-            )
-        comment = connection.execute(
-            "SELECT comment FROM duckdb_tables() WHERE lower(schema_name) = lower(?) AND lower(table_name) = lower(?)",
-            [self.schema, self.table],
-        ).fetchone()
-        return [Column(name, google_type(kind)) for name, kind in found], comment == (SAMPLE_COMMENT,)
+    def close(self) -> None:
+        """Nothing stays open between reads."""
 
 
-def google_type(kind: str) -> str:
-    """The GoogleSQL type that a DuckDB type reads as; others keep their name, which no metric can be read from."""
-    if kind.startswith("DECIMAL"):
-        return "NUMERIC" if not kind.endswith("]") else kind
-    if kind.startswith("ENUM") and not kind.endswith("]"):
-        return "STRING"
-    return _TYPES.get(kind, kind)
-
-
-@contextlib.contextmanager
-def errors(location: AuditLocation, stop: threading.Event | None = None, seconds: float = 0.0) -> Iterator[None]:
-    """The one place where the exceptions of DuckDB become ours, and those of the file system while it is at work.
+class Child:
+    """Reads a log in a process that is started for it.
 
     Args:
-        stop: set when the call was interrupted, which then explains whatever failed.
-        seconds: the deadline, for the message.
+        program: the command that reads.
     """
-    try:
-        yield
-    except SourceError:
-        raise
-    except (duckdb.Error, OSError) as error:
-        said = _said(error)
-        if "Could not set lock" in said:
-            holder = re.search(r"\(PID (\d+)\)", said)
-            raise SourceUnavailable(
-                f"{location.path} is locked by a writer{f' (process {holder[1]})' if holder else ''}: let it close its "
-                "connection between writes."
-            ) from error
-        if stop is not None and stop.is_set():
-            raise SourceTimeout(f"The audit log was not read within {seconds:g} s.") from error
-        raise _translate(location, error, said) from error
 
+    def __init__(self, program: Sequence[str] = PROGRAM) -> None:
+        self._program = program
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._interrupted = False
 
-def _said(error: Exception) -> str:
-    """The part of a driver's message that says what happened, without its advice."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    # Of a CSV file the first line says only where; the line itself follows, then why.
-    why = [line for line in lines[1:4] if line.startswith(("Error when", "Expected", "Value"))]
-    return ": ".join([lines[0], *why]) if "CSV Error" in lines[0] else lines[0]
+    def read(self, request: Request) -> Reading:
+        """Have a child read; it has ended afterwards.
 
-
-def _translate(location: AuditLocation, error: Exception, said: str) -> SourceError:
-    if isinstance(error, OSError):
-        return unreadable(location, error)
-    if "Permission denied" in said:
-        return denied(location)
-    if "No files found" in said or ("does not exist" in said and isinstance(error, duckdb.IOException)):
-        return SourceUnavailable(
-            f"{location.path} does not exist: check AUDIT_URL. DuckDB said: {said}", reason="not_found"
+        Raises:
+            SourceError: what the child raised, or that it gave no answer.
+        """
+        content = pickle.dumps(request)
+        process, lifeline = self._start()
+        try:
+            output, said = process.communicate(content, request.log.timeout_seconds + START_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.interrupt()
+            output, said = process.communicate()
+        finally:
+            os.close(lifeline)  # which ends a child that is still there
+            with self._lock:
+                self._process, interrupted = None, self._interrupted
+        if process.returncode != 0:
+            sweep()
+        _relay(said)
+        answer: Reading | SourceError | None = None
+        # A child that ends too early leaves no answer, or half of one.
+        with contextlib.suppress(EOFError, pickle.UnpicklingError):
+            answer = pickle.loads(output)  # noqa: S301 -- from the process that was started here
+        if isinstance(answer, Reading):
+            return answer
+        if isinstance(answer, SourceError):
+            raise answer
+        if interrupted:
+            raise SourceTimeout(f"The audit log was not read within {request.log.timeout_seconds:g} s.")
+        status = process.returncode
+        how = f"on signal {-status}" if status < 0 else f"with status {status}"
+        raise SourceError(
+            f"The process that reads the audit log ended {how} and gave no answer: it crashed, or was killed, as "
+            "systems do that lack memory."
         )
-    if "not a valid DuckDB database" in said:
-        return BadData(f"{location.path} is not a DuckDB database.")
-    if isinstance(error, duckdb.IOException) and "version number" in said:
-        return BadData(f"{location.path} was written by another version of DuckDB. DuckDB said: {said}")
-    return BadData(f"{location.path} cannot be read: {said[:300]}")
+
+    def interrupt(self) -> None:
+        """Kill the child that reads; harmless when there is none."""
+        with self._lock:
+            self._interrupted = True
+            if self._process is not None:
+                self._process.kill()
+
+    def _start(self) -> "tuple[subprocess.Popen[bytes], int]":
+        """Start the child; gives it with this process's end of its lifeline.
+
+        Raises:
+            SourceUnavailable: no process can be started.
+        """
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+        try:
+            theirs, ours = os.pipe()
+            try:
+                with self._lock:
+                    self._interrupted = False
+                    self._process = subprocess.Popen(  # noqa: S603 -- arguments are ours
+                        [*self._program, str(theirs)],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                        pass_fds=(theirs,),
+                        env=environment,
+                    )
+                    return self._process, ours
+            except OSError:
+                os.close(ours)
+                raise
+            finally:
+                os.close(theirs)
+        except OSError as error:
+            raise SourceUnavailable(
+                f"The process that reads the audit log cannot be started: {error.strerror or error}."
+            ) from error
 
 
-def _view(connection: duckdb.DuckDBPyConnection, kind: str, files: list[Path], schema: str, table: str) -> None:
-    """Make the files look like the catalogue's table. Columns may differ between files; absent ones are NULL."""
-    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)}")
-    log_rows = _json_rows(connection, files) if kind == "jsonl" else f"SELECT * FROM {_reader(kind, files)}"  # noqa: S608
-    connection.execute(f"CREATE VIEW {identifier(schema)}.{identifier(table)} AS {log_rows}")
-
-
-def _reader(kind: str, files: list[Path]) -> str:
-    return _READERS[kind].format(files="[" + ", ".join(_literal(str(file)) for file in files) + "]")
-
-
-def _json_rows(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> str:
-    """Take the files in, a few at a time, and give a SELECT of all their rows.
-
-    A column that never held a value, or held values of several types, is read as text.
-    """
-    parts = []
-    for start in range(0, len(files), JSON_FILES_AT_ONCE):
-        part = f"part{start}"
-        reader = _reader("jsonl", files[start : start + JSON_FILES_AT_ONCE])
-        connection.execute(f"CREATE TEMP TABLE {part} AS SELECT * FROM {reader}")  # noqa: S608
-        parts.append(f"SELECT * FROM {part}")  # noqa: S608
-    rows = " UNION ALL BY NAME ".join(parts)
-    as_text = [
-        (f"{identifier(name)} ->> '$'" if kind == "JSON" else f"CAST({identifier(name)} AS VARCHAR)", identifier(name))
-        for name, kind, *_ in connection.execute(f"DESCRIBE {rows}").fetchall()
-        if kind in ("JSON", '"NULL"')
-    ]
-    replaced = ", ".join(f"{expression} AS {name}" for expression, name in as_text)
-    return f"SELECT *{f' REPLACE ({replaced})' if replaced else ''} FROM ({rows})"  # noqa: S608
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, query: AuditQuery) -> Iterator[Mapping[str, Any]]:
-    (sql,) = sqlglot.transpile(query.sql, read="bigquery", write="duckdb")
-    values = {p.name: p.value for p in query.parameters if f"${p.name}" in sql}
-    cursor = connection.execute(sql, values)
-    names = [column[0] for column in cursor.description or ()]
-    while rows := cursor.fetchmany(ROWS_AT_ONCE):
-        for row in rows:
-            yield dict(zip(names, row, strict=True))
-
-
-def identifier(name: str) -> str:
-    """A quoted DuckDB identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def _relay(said: bytes) -> None:
+    """Log what the child logged, a JSON object a line, through this process's logging, which blots secrets out."""
+    for line in said.decode(errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            text = "\n".join(record[part] for part in ("message", "traceback") if part in record)
+            logging.getLogger(record["logger"]).log(logging.getLevelNamesMapping()[record["level"]], "%s", text)
+        except (ValueError, KeyError, TypeError):  # not from logging: Python's or the system's own words
+            log.warning("the process that reads the audit log said: %s", line)

@@ -14,7 +14,9 @@ import duckdb
 from exporter.catalog import Catalog
 from exporter.errors import ConfigError
 from exporter.settings import Settings
-from exporter.sources.audit.duckdb import CONFIG, errors, google_type, identifier
+from exporter.sources.audit.duckdb_access import CONFIG, identifier
+from exporter.sources.audit.duckdb_errors import errors
+from exporter.sources.audit.duckdb_types import DUCKDB_TYPES, google_type
 from exporter.sources.audit.query import audit_table
 from exporter.sources.audit.sample import SAMPLE_COMMENT, sample_rows
 from exporter.sources.audit.schema import STANDARD, InitReport, TableColumn, compare, table_columns
@@ -23,14 +25,6 @@ log = logging.getLogger(__name__)
 
 STORAGE_VERSION: Final = "v1.0.0"
 """The storage format of DuckDB 1.0, so that every later client can open and write the file."""
-
-_TYPES: Final = {
-    "TIMESTAMP": "TIMESTAMPTZ",
-    "FLOAT64": "DOUBLE",
-    "INT64": "BIGINT",
-    "BOOL": "BOOLEAN",
-    "STRING": "VARCHAR",
-}
 
 
 def init_duckdb(settings: Settings, catalog: Catalog) -> InitReport:
@@ -82,6 +76,8 @@ def create_sample(path: Path, schema: str, table: str, now: float) -> bool:
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}.new")
     try:
         _write_sample(unfinished, schema, table, now)
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())  # so that the name never stands for half a file, also after a power cut
         try:
             os.link(unfinished, path)  # unlike a rename, refuses to replace
         except FileExistsError:
@@ -139,4 +135,4 @@ def _name(schema: str, table: str) -> str:
 
 
 def _declared(column: TableColumn) -> str:
-    return f"{identifier(column.name)} {_TYPES[column.type]}"
+    return f"{identifier(column.name)} {DUCKDB_TYPES[column.type]}"

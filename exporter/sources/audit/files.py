@@ -1,32 +1,78 @@
-"""The files that hold the embedded audit log: which they are, and a mark that moves when one of them is written.
+"""The files that hold the embedded audit log: which they are, and a revision that moves when one of them is written.
 
 Looking at them needs no DuckDB: whether there is anything to read is found out for the price of a `stat` for each file.
 """
 
-import abc
 import contextlib
-import glob
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Self
 
 from exporter.catalog import Catalog
-from exporter.counters import newest_counted
 from exporter.errors import SourceError, SourceUnavailable
 from exporter.settings import AuditLocation, Settings
-from exporter.snapshot import Reading, Sample
-from exporter.sources.audit.answer import confirmed
-from exporter.sources.audit.query import SOURCE_NAME, audit_identity
+from exporter.sources.audit.pattern import TooMuchToSearch, matching
+from exporter.sources.audit.query import audit_identity, audit_table
+
+_KINDS: Final = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
-class AuditFiles:
-    """A DuckDB file, or the Parquet, CSV or JSON-lines files that AUDIT_URL names or matches."""
+@dataclass(frozen=True, slots=True)
+class FoundFiles:
+    """The log's files, sorted, and their revision: a digest of everything that moves when one of them is written."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.location = settings.embedded
-        self._max_series = settings.max_series
-        self._wants_sample = settings.wants_sample_data
+    paths: tuple[Path, ...]
+    revision: str
+
+
+@dataclass(frozen=True)
+class EmbeddedLog:
+    """The settings by which an embedded log is read, without any secret: a DuckDB file, or the Parquet, CSV or
+    JSON-lines files that AUDIT_URL names or matches.
+
+    Attributes:
+        schema, table: of the table in a DuckDB file; files are read under the same name.
+        env: only rows with this value in the env column are read; None for all.
+        timeout_seconds: overall deadline of one read.
+        makes_sample: whether a file that does not exist is made, with sample history.
+    """
+
+    catalog: Catalog
+    location: AuditLocation
+    schema: str
+    table: str
+    env: str | None
+    max_series: int
+    timeout_seconds: float
+    makes_sample: bool
+    identity: str
+
+    @classmethod
+    def of(cls, settings: Settings, catalog: Catalog) -> Self:
+        """The embedded log of these settings."""
+        schema, table = audit_table(settings, catalog).split(".")
+        return cls(
+            catalog=catalog,
+            location=settings.embedded,
+            schema=schema,
+            table=table,
+            env=settings.audit_env,
+            max_series=settings.max_series,
+            timeout_seconds=settings.audit_timeout_seconds,
+            makes_sample=settings.wants_sample_data,
+            identity=audit_identity(settings, catalog),
+        )
 
     @property
     def awaits_sample(self) -> bool:
@@ -36,102 +82,57 @@ class AuditFiles:
             SourceUnavailable: the folder cannot be looked into.
         """
         with file_errors(self.location):
-            return self._wants_sample and not Path(self.location.path).exists()
+            return self.makes_sample and not Path(self.location.path).exists()
 
-    def found(self) -> list[Path]:
-        """The files, sorted.
+    def look(self) -> FoundFiles:
+        """Look at the files once.
 
-        Raises:
-            SourceUnavailable: there is none, or the folder cannot be read.
-        """
-        path = self.location.path
-        with file_errors(self.location):
-            if self.location.kind == "duckdb":
-                if not Path(path).exists():
-                    raise SourceUnavailable(
-                        f"There is no file {path}. Create it with `python -m exporter init-audit`, or set "
-                        "AUDIT_SAMPLE_DATA=true to have it made with sample history.",
-                        reason="not_found",
-                    )
-                return [Path(path)]
-            names = sorted(glob.glob(path, recursive=True)) if self.location.is_glob else [path]  # noqa: PTH207 -- absolute patterns too
-            files = [Path(name) for name in names if Path(name).is_file()]
-            if not files:
-                raise SourceUnavailable(f"No file matches {path}: check AUDIT_URL.", reason="not_found")
-            return files
-
-    def token(self, files: list[Path]) -> str:
-        """A digest of everything that moves when a file is written: also a write-ahead log beside a database. Another
-        EXPORTER_MAX_SERIES asks for other rows of the same file.
+        The revision also covers a write-ahead log beside a database, and EXPORTER_MAX_SERIES, with which other rows of
+        the same file are asked for.
 
         Raises:
-            SourceUnavailable: a file cannot be looked at.
+            SourceUnavailable: there is none, what is there is no file, or the folder cannot be read.
         """
-        state: list[object] = [self._max_series]
+        state: list[object] = [self.max_series]
+        paths = []
         with file_errors(self.location):
-            for file in files:
-                for path in (file, file.with_name(file.name + ".wal")):
+            for path, found in self._files():
+                paths.append(path)
+                for part, known in ((path, found), (path.with_name(path.name + ".wal"), None)):
                     with contextlib.suppress(FileNotFoundError):
-                        stat = path.stat()
-                        state.append([str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns])
-        return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24]
+                        about = known or part.stat()
+                        state.append([str(part), about.st_ino, about.st_size, about.st_mtime_ns])
+        return FoundFiles(tuple(paths), hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24])
 
-
-class EmbeddedAudit(abc.ABC):
-    """A source that looks at the files, and has them queried only if one was written. See `exporter.sources.Source`.
-
-    Args:
-        clock: Unix seconds.
-    """
-
-    name = SOURCE_NAME
-
-    def __init__(self, settings: Settings, catalog: Catalog, clock: Callable[[], float]) -> None:
-        self._settings = settings
-        self._catalog = catalog
-        self._clock = clock
-        self._files = AuditFiles(settings)
-        self.timeout_seconds = settings.audit_timeout_seconds
-        self.identity = audit_identity(settings, catalog)
-
-    def read(self, previous: Reading | None, wanted: frozenset[str] = frozenset()) -> Reading:  # noqa: ARG002 -- one query answers for every metric
-        """Look at the files, and query them if they changed. See `Source.read`."""
-        now = self._clock()
-        if not self._files.awaits_sample:
-            known = confirmed(
-                previous,
-                identity=self.identity,
-                catalog=self._catalog.fingerprint,
-                token=self._files.token(self._files.found()),
-                now=now,
-                max_age=self._settings.audit_max_query_age_seconds,
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        path = Path(self.location.path)
+        if self.location.is_glob:
+            found = False
+            try:
+                for match in matching(path):
+                    found = True
+                    yield match
+            except TooMuchToSearch as error:
+                raise SourceUnavailable(f"AUDIT_URL {path} {error}.") from error
+            if not found:
+                raise SourceUnavailable(f"No file matches {path}: check AUDIT_URL.", reason="not_found")
+            return
+        try:
+            about = path.stat()
+        except FileNotFoundError as error:
+            if self.location.kind == "duckdb":
+                raise SourceUnavailable(
+                    f"There is no file {path}. Create it with `python -m exporter init-audit`, or set "
+                    "AUDIT_SAMPLE_DATA=true to have it made with sample history.",
+                    reason="not_found",
+                ) from error
+            raise SourceUnavailable(f"No file matches {path}: check AUDIT_URL.", reason="not_found") from error
+        if not stat.S_ISREG(about.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(about.st_mode), "a special file")
+            raise SourceUnavailable(
+                f"{path} is {kind}, not a file. Let AUDIT_URL name the log's file, or a pattern such as /data/*.csv."
             )
-            if known is not None:
-                return known
-        return self._query(now, newest_counted(previous))
-
-    @abc.abstractmethod
-    def _query(self, now: float, since: float | None) -> Reading:
-        """Query the files, within `timeout_seconds`, after the sample was made where one is wanted.
-
-        Args:
-            now: Unix seconds.
-            since: see `build_query`.
-
-        Raises:
-            SourceError: as `Source.read`.
-        """
-
-    def changed(self, previous: Reading) -> bool:
-        """Whether the files are others than those that were read. See `Source.changed`."""
-        return self._files.token(self._files.found()) != previous.token
-
-    def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
-        """Nothing to count: nothing is billed."""
-        return {}
-
-    def close(self) -> None:  # noqa: B027 -- not left to subclasses
-        """Nothing stays open between reads."""
+        yield path, about
 
 
 @contextlib.contextmanager

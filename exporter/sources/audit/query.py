@@ -29,6 +29,7 @@ from exporter.sources.audit.columns import (
     as_text,
     quote,
 )
+from exporter.sources.boundary import text
 
 SOURCE_NAME: Final = "audit"
 
@@ -97,7 +98,7 @@ class AuditQuery:
         values = [row[f"l{index}"] for index in range(len(self.labels))]
         if any(value is None for value in values):
             return None
-        return tuple((label, str(value)) for label, value in zip(self.labels, values, strict=True))
+        return tuple((label, text(str(value))) for label, value in zip(self.labels, values, strict=True))
 
     def history(self, until: float) -> "AuditQuery":
         """The same stages as a list instead of one row: what every moment up to `until` (Unix seconds) adds, oldest

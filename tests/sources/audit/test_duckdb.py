@@ -3,13 +3,13 @@
 import dataclasses
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from exporter.catalog_parser import parse_catalog
 from exporter.errors import BadData, SourceUnavailable
-from exporter.sources.audit.duckdb import DuckDBAudit, google_type
-from tests.sources.audit.duckdb_log import CATALOG, DAY, NOW, TABLE, Log, counts, gauge, settings_for, source_for
+from exporter.sources.audit.duckdb import DuckDBAudit
+from exporter.sources.audit.duckdb_types import google_type
+from tests.sources.audit.duckdb_log import CATALOG, DAY, NOW, TABLE, Here, Log, counts, gauge, settings_for, source_for
 
 R2 = "bike_model_r2_champion_current"
 COLUMNS = {
@@ -205,14 +205,6 @@ metrics:
 # -- change detection --------------------------------------------------------------------------------------------------
 
 
-class CountingSource(DuckDBAudit):
-    opened = 0
-
-    def _connect(self) -> duckdb.DuckDBPyConnection:
-        self.opened += 1
-        return super()._connect()
-
-
 class Clock:
     def __init__(self) -> None:
         self.now = NOW
@@ -223,36 +215,40 @@ class Clock:
 
 def test_an_unchanged_file_is_not_opened_and_a_new_row_shows_at_once(log: Log):
     clock = Clock()
-    source = CountingSource(settings_for(str(log.path)), CATALOG, clock)
+    here = Here()
+    source = DuckDBAudit(settings_for(str(log.path)), CATALOG, clock, here)
     first = source.read(None)
     clock.now += 60
     assert source.read(first) == dataclasses.replace(first, read_at=clock.now)
-    assert source.opened == 1
+    assert here.reads == 1
     log.add([{"at": NOW, "r2": 0.9}])
     assert gauge(source.read(first), R2) == 0.9
-    assert source.opened == 2
+    assert here.reads == 2
 
 
 def test_the_query_runs_again_after_its_maximum_age_and_when_the_clock_stepped_back(log: Log):
     clock = Clock()
-    source = CountingSource(settings_for(str(log.path), AUDIT_MAX_QUERY_AGE_SECONDS="3600"), CATALOG, clock)
+    here = Here()
+    source = DuckDBAudit(settings_for(str(log.path), AUDIT_MAX_QUERY_AGE_SECONDS="3600"), CATALOG, clock, here)
     first = source.read(None)
     clock.now += 3600
     second = source.read(first)
-    assert source.opened == 2
+    assert here.reads == 2
     clock.now -= 7200
     source.read(second)
-    assert source.opened == 3
+    assert here.reads == 3
 
 
 def test_a_reading_of_another_catalogue_or_filter_is_not_reused(log: Log):
     first = source_for(log.path).read(None)
-    other = CountingSource(settings_for(str(log.path), AUDIT_ENV="prod"), CATALOG, Clock())
+    here = Here()
+    other = DuckDBAudit(settings_for(str(log.path), AUDIT_ENV="prod"), CATALOG, Clock(), here)
     other.read(first)
-    assert other.opened == 1
-    same = CountingSource(settings_for(str(log.path)), CATALOG, Clock())
+    assert here.reads == 1
+    here = Here()
+    same = DuckDBAudit(settings_for(str(log.path)), CATALOG, Clock(), here)
     same.read(dataclasses.replace(first, catalog="another"))
-    assert same.opened == 1
+    assert here.reads == 1
 
 
 def test_columns_may_come_and_go_and_the_table_too(log: Log):
@@ -274,7 +270,8 @@ def test_columns_may_come_and_go_and_the_table_too(log: Log):
 
 def test_rows_from_the_future_wait_for_their_time(log: Log):
     clock = Clock()
-    source = CountingSource(settings_for(str(log.path)), CATALOG, clock)
+    here = Here()
+    source = DuckDBAudit(settings_for(str(log.path)), CATALOG, clock, here)
     log.add([{"at": NOW + DAY, "r2": 0.1, "deployment_decision": "deploy"}, {"at": 4e9, "r2": 0.2}])
     reading = source.read(None)
     assert gauge(reading, R2) == 0.7

@@ -1,5 +1,7 @@
 """The process that lives for one read: what it answers, and what comes of it when it does not."""
 
+import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -12,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
+from exporter.logs import configure_logging
 from exporter.snapshot import Grid
-from exporter.sources.audit import duckdb_child
-from exporter.sources.audit.duckdb_child import PROGRAM, DuckDBProcess
+from exporter.sources.audit import duckdb as duckdb_source
+from exporter.sources.audit.duckdb import PROGRAM, Child, DuckDBAudit
 from testbed.process import children
 from tests.sources.audit.duckdb_log import CATALOG, DAY, NOW, ROOT, Log, gauge, settings_for, source_for
 from tests.sources.audit.test_labels import catalogue
@@ -22,16 +25,20 @@ from tests.sources.audit.test_labels import catalogue
 R2 = "bike_model_r2_champion_current"
 
 
-def apart(path: Path | str, *, program: tuple[str, ...] = PROGRAM, at: float = NOW, **env: str) -> DuckDBProcess:
-    return DuckDBProcess(settings_for(str(path), **env), CATALOG, lambda: at, program)
+def apart(path: Path | str, *, program: tuple[str, ...] = PROGRAM, at: float = NOW, **env: str) -> DuckDBAudit:
+    return DuckDBAudit(settings_for(str(path), **env), CATALOG, lambda: at, Child(program))
 
 
 def instead(code: str) -> tuple[str, ...]:
-    """A program that does this; `theirs` is its socket."""
-    return (
-        sys.executable,
-        "-c",
-        f"import os, socket, sys, time; theirs = socket.socket(fileno=int(sys.argv[1])); {code}",
+    """A program that does this."""
+    return (sys.executable, "-c", f"import os, sys, time; {code}")
+
+
+def changed(code: str) -> tuple[str, ...]:
+    """The child, with its reading changed: `made` is what `read_rows` gives."""
+    return instead(
+        "from exporter.sources.audit import duckdb_child, duckdb_reader; made = duckdb_reader.read_rows; "
+        f"{code}; duckdb_child.main(int(sys.argv[1]))"
     )
 
 
@@ -52,7 +59,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list["subprocess.Popen[
             super().__init__(*args, **kwargs)
             processes.append(self)
 
-    monkeypatch.setattr(duckdb_child.subprocess, "Popen", Remembered)
+    monkeypatch.setattr(duckdb_source.subprocess, "Popen", Remembered)
     before = children()
     yield processes
     assert children() == before
@@ -123,7 +130,7 @@ def test_many_label_sets_arrive_whole(tmp_path: Path, started: list):
         "INSERT INTO monitoring_audit.logs SELECT make_timestamptz(1789999999000000), i / 20000.0, "
         "printf('model-%05d', i) FROM range(20000) t(i)"
     )
-    source = DuckDBProcess(settings_for(str(log.path)), catalogue("{model: a}"), lambda: NOW)
+    source = DuckDBAudit(settings_for(str(log.path)), catalogue("{model: a}"), lambda: NOW)
     (observation,) = (one for one in source.read(None).observations.values() if isinstance(one.samples, Grid))
     values = {sample.labels[0][1]: sample.value for sample in observation.samples}
     assert values == {f"model-{number:05}": number / 20000.0 for number in range(20000)}
@@ -149,17 +156,17 @@ def test_for_a_file_that_is_not_there_no_process_is_started(tmp_path: Path, star
     assert started == []
 
 
-def test_the_sample_is_made_and_announced_by_the_process(tmp_path: Path, started: list, capfd: pytest.CaptureFixture):
+def test_the_sample_is_made_and_announced(tmp_path: Path, started: list, caplog: pytest.LogCaptureFixture):
     path = tmp_path / "new" / "audit.duckdb"
-    source = apart(path, AUDIT_SAMPLE_DATA="true", EXPORTER_LOG_FORMAT="json")
+    source = apart(path, AUDIT_SAMPLE_DATA="true")
     reading = source.read(None)
     assert reading.facts["sample_data"] is True
-    assert (
-        '"level": "WARNING", "logger": "exporter.sources.audit.duckdb_init", "message": "SAMPLE DATA'
-        in capfd.readouterr().err
-    )
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("exporter.sources.audit.duckdb_init", "WARNING")
+    assert record.getMessage().startswith("SAMPLE DATA: there was no audit log")
+    caplog.clear()
     source.read(reading)
-    assert capfd.readouterr().err == ""
+    assert caplog.records == []
     assert len(started) == 1
 
 
@@ -197,8 +204,8 @@ def test_modules_in_the_working_folder_are_not_taken_for_libraries(
         ("os.abort()", "on signal 6"),
         ("sys.exit(3)", "with status 3"),
         ("os._exit(0)", "with status 0"),
-        ("theirs.sendall(b'\\x80\\x05\\x95\\x00\\x01'); os._exit(0)", "with status 0"),
-        ("theirs.sendall(b'nonsense'); os._exit(0)", "with status 0"),
+        ("os.write(1, b'\\x80\\x05\\x95\\x00\\x01'); os._exit(0)", "with status 0"),
+        ("os.write(1, b'nonsense'); os._exit(0)", "with status 0"),
     ],
 )
 def test_a_process_that_ends_without_an_answer_is_one_failed_read(log: Log, started: list, code: str, how: str):
@@ -217,13 +224,12 @@ def test_a_process_that_cannot_be_started_is_one_failed_read(log: Log):
     assert open_files() == files
 
 
-def hanging(log: Log) -> DuckDBProcess:
+def hanging(log: Log) -> DuckDBAudit:
     program = instead("time.sleep(60)")
     return apart(log.path, program=program, AUDIT_TIMEOUT_SECONDS="1", AUDIT_CONNECT_TIMEOUT_SECONDS="1")
 
 
-def test_a_process_that_hangs_is_killed_after_the_deadline(log: Log, started: list, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(duckdb_child, "KILL_SECONDS", 0.2)
+def test_a_process_that_hangs_is_killed_after_the_deadline(log: Log, started: list):
     source = hanging(log)
     began = time.monotonic()
     with pytest.raises(SourceTimeout, match="within 1 s"):
@@ -233,18 +239,16 @@ def test_a_process_that_hangs_is_killed_after_the_deadline(log: Log, started: li
 
 
 def test_so_is_one_that_does_not_even_take_the_request(log: Log, started: list, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(duckdb_child, "START_SECONDS", -0.5)
-    monkeypatch.setattr(duckdb_child, "KILL_SECONDS", 0.2)
+    monkeypatch.setattr(duckdb_source, "START_SECONDS", -0.5)
     source = hanging(log)
-    monkeypatch.setattr(duckdb_child.pickle, "dumps", lambda _: bytes(10_000_000))
+    monkeypatch.setattr(duckdb_source.pickle, "dumps", lambda _: bytes(10_000_000))
     began = time.monotonic()
     with pytest.raises(SourceTimeout):
         source.read(None)
     assert time.monotonic() - began < 20.0
 
 
-def test_interrupt_ends_the_query_and_the_next_read_works(log: Log, started: list):
-    """Told through its socket, the process interrupts its own query, so it is not killed."""
+def test_interrupt_ends_the_read_and_the_next_one_works(log: Log, started: list):
     add_slow_view(log)
     source = apart(log.path, AUDIT_TABLE=SLOW)
     caught: list[SourceError] = []
@@ -260,49 +264,126 @@ def test_interrupt_ends_the_query_and_the_next_read_works(log: Log, started: lis
     source.interrupt()
     thread.join(60)
     assert caught
-    assert [process.returncode for process in started] == [0]
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
     assert gauge(apart(log.path).read(None), R2) == 0.7
 
 
-def test_it_ends_when_the_exporter_is_killed(log: Log, tmp_path: Path):
-    add_slow_view(log)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "AUDIT_URL": str(log.path), "AUDIT_TABLE": SLOW}
-    once = subprocess.Popen([sys.executable, "-m", "exporter", "once"], cwd=tmp_path, env=environment)
+# -- when the exporter is gone -----------------------------------------------------------------------------------------
+
+SECRETS = {
+    "AIRFLOW_PASSWORD": "hunter2-of-the-tests",
+    "AIRFLOW_USERNAME": "user-of-the-tests",
+    "EXPORTER_REFRESH_TOKEN": "refresh-of-the-tests",
+    "SOMEBODY_ELSES_SECRET": "another-of-the-tests",
+}
+
+
+@contextlib.contextmanager
+def reading(
+    tmp_path: Path, program: str, at_work: Callable[[int], bool] = runs_duckdb, **env: str
+) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """An exporter, and the child by which it reads, once that is at work."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **SECRETS, **env}
+    exporter = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment)
     try:
-        wait_until(lambda: any(runs_duckdb(child) for child in children(once.pid)))
-        (reader,) = children(once.pid)
+        wait_until(lambda: any(at_work(child) for child in children(exporter.pid)))
+        (child,) = children(exporter.pid)
+        yield exporter, child
     finally:
-        once.kill()
-        once.wait()
-    wait_until(lambda: not Path(f"/proc/{reader}/task").exists(), within=20)
+        exporter.kill()
+        exporter.wait()
 
 
-def test_a_bug_in_the_process_is_logged_there_without_secrets(
-    log: Log, started: list, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
-):
-    monkeypatch.setenv("AIRFLOW_PASSWORD", "hunter2-of-the-tests")
-    code = (
-        "from exporter.sources.audit import duckdb, duckdb_child; "
-        "duckdb.read_rows = lambda query, rows: {}['hunter2-of-the-tests']; "
-        "duckdb_child.main(int(sys.argv[1]))"
-    )
-    with pytest.raises(SourceError, match="with status 1"):
-        apart(log.path, program=(sys.executable, "-c", f"import sys; {code}")).read(None)
+ONCE = "import sys; sys.argv = ['exporter', 'once']; from exporter.__main__ import main; sys.exit(main())"
+HANGS_IN_A_PIPE = """
+import sys
+from exporter.catalog_parser import load_catalog
+from exporter.settings import Settings
+from exporter.sources.audit.duckdb import Child, DuckDBAudit
+code = (
+    "import sys; from exporter.sources.audit import duckdb_child, duckdb_reader; "
+    "duckdb_reader.open_database = lambda path, spill: duckdb_reader.duckdb.connect('pipe.duckdb'); "
+    "duckdb_child.main(int(sys.argv[1]))"
+)
+settings = Settings.from_env({"AUDIT_URL": sys.argv[1]})
+DuckDBAudit(settings, load_catalog(), reader=Child((sys.executable, "-c", code))).read(None)
+"""
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended, though nobody may have reaped it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def waits_for_a_pipe(pid: int) -> bool:
+    """Whether DuckDB waits in the kernel for somebody who opens the other end of a named pipe."""
+    return Path(f"/proc/{pid}/task/{pid}/wchan").read_text() in ("wait_for_partner", "fifo_open")
+
+
+def test_a_child_in_a_query_ends_at_once_when_the_exporter_is_killed(log: Log, tmp_path: Path):
+    add_slow_view(log)
+    with reading(tmp_path, ONCE, AUDIT_URL=str(log.path), AUDIT_TABLE=SLOW, EXPORTER_STATE_DIR="") as (exporter, child):
+        exporter.kill()
+        wait_until(lambda: gone(child), within=2)
+
+
+def test_so_does_one_that_hangs_in_a_read_of_a_named_pipe(log: Log, tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.duckdb")
+    program = HANGS_IN_A_PIPE.replace("sys.argv[1]}", f"{str(log.path)!r}" + "}")
+    with reading(tmp_path, program, waits_for_a_pipe) as (exporter, child):
+        exporter.kill()
+        wait_until(lambda: gone(child), within=2)
+
+
+def test_the_childs_environment_holds_no_secret(log: Log, tmp_path: Path):
+    add_slow_view(log)
+    environment = {"AUDIT_URL": str(log.path), "AUDIT_TABLE": SLOW, "EXPORTER_STATE_DIR": "", "TMPDIR": str(tmp_path)}
+    with reading(tmp_path, ONCE, **environment) as (_, child):
+        names = {
+            item.split(b"=")[0].decode() for item in Path(f"/proc/{child}/environ").read_bytes().split(b"\0") if item
+        }
+        content = Path(f"/proc/{child}/environ").read_bytes()
+    assert b"of-the-tests" not in content
+    assert {"PYTHONPATH", "TMPDIR"} <= names <= {"PYTHONPATH", *duckdb_source.PASSED_ON}
+
+
+# -- what it says ------------------------------------------------------------------------------------------------------
+
+
+def test_a_bug_in_the_process_is_logged_without_secrets(log: Log, started: list, capfd: pytest.CaptureFixture):
+    """A secret reaches the child's log only in the data that it reads."""
+    kept = logging.getLogger().handlers[:]
+    configure_logging("INFO", "text", ["hunter2-of-the-tests"])
+    try:
+        with pytest.raises(SourceError, match="with status 1"):
+            apart(
+                log.path, program=changed("duckdb_reader.read_rows = lambda query, rows: {}['hunter2-of-the-tests']")
+            ).read(None)
+    finally:
+        logging.getLogger().handlers[:] = kept
     said = capfd.readouterr().err
     assert "the process that reads the audit log failed on a bug" in said
-    assert "KeyError" in said
+    assert "KeyError: '[secret]'" in said
     assert "hunter2" not in said
 
 
-def test_the_process_is_not_told_airflows_password_or_the_refresh_token(log: Log, monkeypatch: pytest.MonkeyPatch):
+def test_what_it_says_without_logging_is_logged_too(log: Log, started: list, caplog: pytest.LogCaptureFixture):
+    apart(log.path, program=changed("sys.stderr.write('from a library\\n'); print('and this')")).read(None)
+    assert "the process that reads the audit log said: from a library" in caplog.text
+
+
+def test_the_request_holds_no_secret(log: Log, monkeypatch: pytest.MonkeyPatch):
     requests: list[bytes] = []
-    real = duckdb_child.pickle.dumps
+    real = duckdb_source.pickle.dumps
 
     def remembered(content: object) -> bytes:
         requests.append(real(content))
         return requests[-1]
 
-    monkeypatch.setattr(duckdb_child.pickle, "dumps", remembered)
+    monkeypatch.setattr(duckdb_source.pickle, "dumps", remembered)
     source = apart(
         log.path,
         AIRFLOW_BASE_URL="http://airflow.test",
@@ -312,26 +393,37 @@ def test_the_process_is_not_told_airflows_password_or_the_refresh_token(log: Log
     )
     source.read(None)
     assert len(requests) == 1
-    assert b"hunter2" not in requests[0]
-    assert b"a-token-of" not in requests[0]
+    assert b"of-the-tests" not in requests[0]
 
 
-def test_signals_to_the_group_leave_the_read_alone(log: Log, started: list, monkeypatch: pytest.MonkeyPatch):
+def test_signals_to_the_group_leave_the_read_alone(log: Log, started: list):
     """Ctrl-C in a terminal: the exporter ends the process, so that no traceback is in the way of what it says."""
-    code = (
-        "import os, signal; from exporter.sources.audit import duckdb, duckdb_child; made = duckdb.read_rows; "
-        "duckdb.read_rows = lambda *given: (os.kill(os.getpid(), signal.SIGINT), made(*given))[1]; "
-        "duckdb_child.main(int(sys.argv[1]))"
-    )
-    assert gauge(apart(log.path, program=(sys.executable, "-c", f"import sys; {code}")).read(None), R2) == 0.7
+    code = "duckdb_reader.read_rows = lambda *given: (os.kill(os.getpid(), 2), made(*given))[1]"
+    assert gauge(apart(log.path, program=changed(code)).read(None), R2) == 0.7
 
 
-def test_the_programs_log_level_is_the_exporters(log: Log, started: list, capfd: pytest.CaptureFixture):
+def test_the_childs_log_level_is_the_exporters(log: Log, started: list, caplog: pytest.LogCaptureFixture):
     code = (
-        "import logging, sys; from exporter.sources.audit import duckdb_child; made = duckdb_child._read; "
-        "duckdb_child._read = lambda *given: (logging.getLogger('exporter.x').debug('here'), made(*given))[1]; "
-        "duckdb_child.main(int(sys.argv[1]))"
+        "import logging; "
+        "duckdb_reader.read_rows = lambda *given: (logging.getLogger('exporter.x').debug('here'), made(*given))[1]"
     )
-    for level, said in (("DEBUG", True), ("INFO", False)):
-        apart(log.path, program=(sys.executable, "-c", code), EXPORTER_LOG_LEVEL=level).read(None)
-        assert ("here" in capfd.readouterr().err) is said
+    with caplog.at_level("DEBUG"):
+        for level, said in (("DEBUG", True), ("INFO", False)):
+            caplog.clear()
+            apart(log.path, program=changed(code), EXPORTER_LOG_LEVEL=level).read(None)
+            assert (("exporter.x", 10, "here") in caplog.record_tuples) is said
+
+
+def test_sources_are_made_without_importing_a_driver():
+    code = (
+        "import sys; from exporter.catalog_parser import load_catalog; from exporter.ledger import Ledger; "
+        "from exporter.settings import Settings; from exporter.sources import build_sources; "
+        "build_sources(Settings.from_env({'GOOGLE_CLOUD_PROJECT': 'project-one'}), load_catalog(), Ledger.open(None)); "
+        "build_sources(Settings.from_env({}), load_catalog(), Ledger.open(None)); "
+        "drivers = {'duckdb', 'sqlglot', 'google.cloud.bigquery', 'google.auth', 'google.api_core'}; "
+        "print(drivers & set(sys.modules) or 'none')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "none"

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -11,8 +12,11 @@ import duckdb
 import pytest
 
 from exporter.errors import BadData, SourceTimeout, SourceUnavailable
+from exporter.sources.audit import pattern
 from exporter.sources.audit.duckdb import DuckDBAudit
-from tests.sources.audit.duckdb_log import CATALOG, DAY, NOW, ROOT, Log, counts, gauge, settings_for, source_for
+from exporter.sources.audit.duckdb_access import open_files
+from exporter.sources.audit.spill import PREFIX, spill_folder
+from tests.sources.audit.duckdb_log import CATALOG, DAY, NOW, ROOT, Here, Log, counts, gauge, settings_for, source_for
 
 R2 = "bike_model_r2_champion_current"
 COLUMNS = {
@@ -53,9 +57,9 @@ def test_files_by_path_and_glob_with_columns_that_differ(tmp_path: Path, kind: s
 
 
 def test_no_matching_file_and_files_that_cannot_be_read(tmp_path: Path):
-    for pattern in ("none.csv", "*.csv"):
+    for name in ("none.csv", "*.csv"):
         with pytest.raises(SourceUnavailable, match="No file matches") as caught:
-            source_for(tmp_path / pattern).read(None)
+            source_for(tmp_path / name).read(None)
         assert caught.value.reason == "not_found"
     (tmp_path / "bad.parquet").write_text("junk")
     with pytest.raises(BadData, match=r"bad\.parquet cannot be read"):
@@ -192,7 +196,7 @@ def test_a_writer_that_ends_in_time_is_waited_for(log: Log, writer):
         if len(pauses) == 2:
             writer.communicate("\n", timeout=30)
 
-    source = DuckDBAudit(settings_for(str(log.path)), CATALOG, lambda: NOW, pause)
+    source = DuckDBAudit(settings_for(str(log.path)), CATALOG, lambda: NOW, Here(pause))
     assert gauge(source.read(None), R2) == 0.95
     assert len(pauses) >= 2
 
@@ -206,7 +210,7 @@ def test_a_writer_can_write_right_after_a_read(log: Log):
 
 
 def test_a_write_ahead_log_left_by_a_killed_writer_is_read(log: Log, writer):
-    before = source_for(log.path, AUDIT_TIMEOUT_SECONDS="1", AUDIT_CONNECT_TIMEOUT_SECONDS="1")
+    before = source_for(log.path)
     writer.kill()
     writer.communicate()
     assert log.path.with_name("audit.duckdb.wal").exists()
@@ -216,41 +220,124 @@ def test_a_write_ahead_log_left_by_a_killed_writer_is_read(log: Log, writer):
 # -- deadlines ---------------------------------------------------------------------------------------------------------
 
 
-class SlowSource(DuckDBAudit):
-    """Runs a query that would take hours before its own."""
-
-    def _columns(self, connection):
-        self.running.set()
-        connection.execute("SELECT count(*) FROM range(1000000000) a, range(1000000000) b").fetchall()
-        return super()._columns(connection)
-
-    running = threading.Event()
-
-
 def test_a_query_that_does_not_end_is_given_up_at_the_deadline(log: Log):
-    source = SlowSource(
-        settings_for(str(log.path), AUDIT_TIMEOUT_SECONDS="1", AUDIT_CONNECT_TIMEOUT_SECONDS="1"), CATALOG
+    log.run(
+        "CREATE VIEW monitoring_audit.slow AS SELECT CAST(max(a.range + b.range) AS DOUBLE) AS r2, "
+        "make_timestamptz(1789999999000000) AS timestamp FROM range(1000000000) a, range(1000000000) b"
     )
+    short = {"AUDIT_TIMEOUT_SECONDS": "1", "AUDIT_CONNECT_TIMEOUT_SECONDS": "1"}
     began = time.monotonic()
     with pytest.raises(SourceTimeout, match="within 1 s"):
-        source.read(None)
+        source_for(log.path, AUDIT_TABLE="monitoring_audit.slow", **short).read(None)
     assert time.monotonic() - began < 20
 
 
-def test_interrupt_from_another_thread_ends_a_query_and_the_next_read_works(log: Log):
-    source = SlowSource(settings_for(str(log.path)), CATALOG)
-    source.running.clear()
-    ended: list[BaseException] = []
+# -- a log is data -----------------------------------------------------------------------------------------------------
 
-    def read() -> None:
-        with pytest.raises(SourceTimeout) as caught:
-            source.read(None)
-        ended.append(caught.value)
 
-    thread = threading.Thread(target=read)
-    thread.start()
-    assert source.running.wait(60)
-    source.interrupt()
-    thread.join(60)
-    assert ended
-    assert gauge(source_for(log.path).read(None), R2) == 0.7
+@pytest.mark.parametrize(
+    "reads",
+    [
+        "SELECT content AS env FROM read_text('/proc/self/environ')",
+        "SELECT column0 AS env FROM read_csv('/etc/passwd', header = false, sep = ':')",
+        "SELECT file AS env FROM glob('/root/*')",
+        "SELECT env FROM read_parquet('{beside}')",
+        "SELECT env FROM '{beside}'",
+    ],
+)
+def test_a_view_over_other_files_is_refused_and_says_why(tmp_path: Path, reads: str):
+    beside = tmp_path / "beside.parquet"
+    with duckdb.connect() as connection:
+        connection.execute(f"COPY (SELECT 'prod' AS env) TO '{beside}'")
+    log = Log(tmp_path / "audit.duckdb", COLUMNS)
+    log.run(f"CREATE VIEW monitoring_audit.v AS SELECT now() AS timestamp, * FROM ({reads.format(beside=beside)})")
+    with pytest.raises(BadData, match=r"has a view that reads other files\..*Point AUDIT_URL at those files"):
+        source_for(log.path, AUDIT_TABLE="monitoring_audit.v").read(None)
+
+
+def test_a_query_that_needs_more_than_its_memory_uses_a_folder_that_goes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The folders of a read that was killed go with the next one; those of one that is under way stay."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"{PREFIX}killed").mkdir()
+    (tmp_path / f"{PREFIX}killed" / "duckdb_temp_storage").write_bytes(b"spilled")
+    with spill_folder() as used:
+        assert used is not None
+        assert list(tmp_path.iterdir()) == [used]
+        connection = open_files([], used)
+        connection.execute(
+            "CREATE TEMP TABLE big AS SELECT range, repeat('x', 200) || range AS t FROM range(6_000_000)"
+        )
+        assert any(used.iterdir())
+        with spill_folder() as other:
+            assert other is not None
+            assert {used, other} == set(tmp_path.iterdir())
+        connection.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- things that are no files, and names that are patterns -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["audit.duckdb", "audit.csv"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, name: str):
+    path = tmp_path / name
+    os.mkfifo(path)
+    with pytest.raises(SourceUnavailable, match=f"{name} is a named pipe, not a file"):
+        source_for(path).read(None)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(SourceUnavailable, match="is a folder, not a file"):
+        source_for(path).read(None)
+    path.rmdir()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(SourceUnavailable, match="is a device, not a file"):
+        source_for(path).read(None)
+
+
+def test_of_a_patterns_matches_only_files_are_read(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("timestamp,r2\n2026-01-01T00:00:00Z,0.5\n")
+    (tmp_path / "b.csv").mkdir()
+    os.mkfifo(tmp_path / "c.csv")
+    (tmp_path / "d.csv").symlink_to("nowhere")
+    (tmp_path / ".e.csv").write_text("hidden")
+    assert source_for(tmp_path / "*.csv").read(None).facts["rows"] == 1
+
+
+def test_links_in_circles_end_and_no_row_counts_twice(tmp_path: Path):
+    deep = tmp_path / "2026" / "01"
+    deep.mkdir(parents=True)
+    (deep / "log.csv").write_text("timestamp,r2\n2026-01-01T00:00:00Z,0.5\n")
+    (tmp_path / "top.csv").write_text("timestamp,r2\n2026-01-02T00:00:00Z,0.6\n")
+    for number in range(20):
+        (deep / f"again{number}").symlink_to(tmp_path)
+    (tmp_path / "latest.csv").symlink_to(deep / "log.csv")
+    reading = source_for(tmp_path / "**" / "*.csv").read(None)
+    assert reading.facts["rows"] == 2
+
+
+def test_a_pattern_that_goes_through_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pattern, "MAX_ENTRIES", 10)
+    for number in range(11):
+        (tmp_path / f"{number}.csv").touch()
+    with pytest.raises(SourceUnavailable, match="goes through more than 10 entries"):
+        source_for(tmp_path / "*.csv").read(None)
+    monkeypatch.setattr(pattern, "MAX_ENTRIES", 100)
+    monkeypatch.setattr(pattern, "MAX_FILES", 10)
+    with pytest.raises(SourceUnavailable, match="matches more than 10 files"):
+        source_for(tmp_path / "*.csv").read(None)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_file_whose_name_is_a_pattern_is_that_file(tmp_path: Path, kind: str):
+    option = {"parquet": "", "csv": "(HEADER)", "jsonl": "(FORMAT json)"}[kind]
+    with duckdb.connect() as connection:
+        for name, value in [("a", 0.1), ("star", 0.2)]:
+            made = tmp_path / f"{name}.{kind}"
+            connection.execute(f"COPY (SELECT TIMESTAMP '2026-01-01' AS timestamp, {value} AS r2) TO '{made}' {option}")
+    (tmp_path / f"star.{kind}").rename(tmp_path / f"[*]?.{kind}")
+    (tmp_path / "folder[1]").mkdir()
+    (tmp_path / f"a.{kind}").rename(tmp_path / "folder[1]" / f"a.{kind}")
+    reading = source_for(tmp_path / "**" / f"*.{kind}").read(None)
+    assert reading.facts["rows"] == 2

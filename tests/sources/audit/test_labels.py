@@ -12,7 +12,6 @@ from exporter.errors import BadData
 from exporter.exposition import render
 from exporter.families import families
 from exporter.snapshot import Reading, Snapshot
-from exporter.sources.audit.duckdb import DuckDBAudit
 from exporter.sources.audit.duckdb_init import init_duckdb
 from testbed.exposed import Exposed
 from tests.sources.audit.duckdb_log import DAY, NOW, Log, settings_for, source_for
@@ -212,8 +211,7 @@ def test_text_that_is_no_number_is_noted_over_all_models(log: Log):
 def test_init_audit_makes_the_label_columns(tmp_path: Path):
     path = tmp_path / "new.duckdb"
     assert "created table" in str(init_duckdb(settings_for(str(path)), catalogue("{model: a, region: b}")))
-    source = DuckDBAudit(settings_for(str(path)), catalogue("{model: a, region: b}"))
-    assert source.read(None).facts["missing_columns"] is None
+    assert source_for(path, catalogue("{model: a, region: b}")).read(None).facts["missing_columns"] is None
 
 
 def test_without_labels_one_value_is_shown_for_all_rows(log: Log):

@@ -11,12 +11,12 @@ from exporter.errors import SourceUnavailable
 from exporter.sources.audit.duckdb import DuckDBAudit
 from exporter.sources.audit.duckdb_init import create_sample
 from exporter.sources.audit.sample import sample_rows
-from tests.sources.audit.duckdb_log import CATALOG, DAY, NOW, ROOT, settings_for, source_for
+from tests.sources.audit.duckdb_log import CATALOG, DAY, NOW, ROOT, Here, settings_for, source_for
 
 
 def test_the_sample_is_made_once_named_as_such_and_recent(tmp_path: Path, caplog, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    source = DuckDBAudit(settings_for(""), CATALOG, lambda: NOW)
+    source = DuckDBAudit(settings_for(""), CATALOG, lambda: NOW, Here())
     reading = source.read(None)
     assert "SAMPLE DATA" in caplog.text
     assert reading.facts["sample_data"] is True
