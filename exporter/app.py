@@ -66,11 +66,10 @@ class App:
         body: exposition.Body = getattr(shown, which)
         length = (b"content-length", str(body.size).encode())
         await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
-        if scope["method"] == "GET":
-            for chunk in body.chunks[:-1]:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        last = body.chunks[-1] if scope["method"] == "GET" else b""
-        await send({"type": "http.response.body", "body": last, "more_body": False})
+        chunks = body.chunks if scope["method"] == "GET" else ()
+        for chunk in chunks[:-1]:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"".join(chunks[-1:]), "more_body": False})
 
 
 @functools.lru_cache(maxsize=64)  # a Prometheus sends the same two headers with every scrape
@@ -115,7 +114,7 @@ def create_flask(refresher: Refresher, catalog: Catalog, refresh_token: Secret |
         content = current_report()
         body = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         return Response(
-            body,
+            body.encode("utf-8", "backslashreplace"),  # whatever text has come in: /health is for when things are odd
             health.HTTP_STATUS[content["status"]],
             mimetype="application/json",
             headers={"Cache-Control": "no-store"},
@@ -134,8 +133,9 @@ def create_flask(refresher: Refresher, catalog: Catalog, refresh_token: Secret |
         return _plain("not ready: the first refresh has not ended", 503)
 
     @app.get("/")
-    def index() -> str:
-        return render_template("index.html", report=current_report())
+    def index() -> Response:
+        page = render_template("index.html", report=current_report())
+        return Response(page.encode("utf-8", "backslashreplace"), mimetype="text/html")
 
     if refresh_token is not None:
         app.add_url_rule(
@@ -151,14 +151,18 @@ def create_flask(refresher: Refresher, catalog: Catalog, refresh_token: Secret |
 
     def current_report() -> dict[str, Any]:
         state = refresher.state
-        return health.report(
-            catalog,
-            state.snapshot,
-            age_seconds=refresher.state_age_seconds(state),
-            uptime_seconds=refresher.uptime_seconds(),
-            interval=refresher.interval,
-            too_old=refresher.too_old(state),
-        )
+        try:
+            return health.report(
+                catalog,
+                state.snapshot,
+                age_seconds=refresher.state_age_seconds(state),
+                uptime_seconds=refresher.uptime_seconds(),
+                interval=refresher.interval,
+                too_old=refresher.too_old(state),
+            )
+        except Exception as error:
+            app.logger.exception("/health cannot be made")
+            return health.without_details(error, refresher.interval)
 
     return app
 

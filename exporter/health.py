@@ -58,6 +58,19 @@ def report(
     }
 
 
+def without_details(error: Exception, interval: float) -> dict[str, Any]:
+    """The body of `/health` when it cannot be made, which is a bug in the exporter."""
+    return {
+        "status": "degraded",
+        "version": __version__,
+        "snapshot_age_seconds": None,
+        "refresh_interval_seconds": interval,
+        "sources": {},
+        "metrics_without_value": {},
+        "bugs": {"reporting health": f"bug in the exporter ({type(error).__name__}); the log has the traceback"},
+    }
+
+
 def _source(snapshot: Snapshot, status: SourceStatus, grown: float, serves: list[str]) -> dict[str, Any]:
     reading = snapshot.readings.get(status.name)
     facts = dict(reading.facts) if reading else {}

@@ -31,7 +31,7 @@ from exporter.families import families
 from exporter.guard import Guard
 from exporter.ledger import Ledger
 from exporter.schedule import RequestGate, RequestOutcome, Schedule
-from exporter.snapshot import Reading, Sample, Snapshot
+from exporter.snapshot import Reading, Sample, Snapshot, SourceStatus
 from exporter.source_state import SourceState
 from exporter.source_thread import Result, SourceThread
 from exporter.sources import Source
@@ -42,6 +42,7 @@ SETTLE_SECONDS: Final = 2.0
 """How long one source's new reading waits for the others, so that a refresh is rendered once."""
 HEARTBEAT_SECONDS: Final = 5.0
 """The loop turns at least this often, whatever it waits for."""
+NO_STATUS: Final = "How this source is doing cannot be said: a bug in the exporter, of which the log has the traceback."
 UNHEALTHY_AFTER_SECONDS: Final = 60.0
 """Without a turn for this long the loop counts as dead."""
 
@@ -216,19 +217,20 @@ class Refresher:
 
     @property
     def calling(self) -> bool:
-        """Whether a call is under way that has not gone past its deadline."""
-        return any(one.call is not None and not one.late for one in self._sources.values())
+        """Whether a source's thread is at work on a call that is not late, or has a result that nobody took yet."""
+        return any(one.thread.busy and not one.late for one in self._sources.values()) or not self._results.empty()
 
     @property
     def busy(self) -> bool:
         """Whether a call is under way, or one is due, or something new is not on show yet."""
         now = self._monotonic()
         due = any(one.schedule.refresh_is_due(now) for one in self._sources.values())
-        return self.calling or due or self._dirty_since is not None
+        calls = any(one.call is not None and not one.late for one in self._sources.values())
+        return calls or due or self._dirty_since is not None
 
     def wait(self, seconds: float) -> None:
         """Wait for a result or a refresh request, but no longer than this, and take the result."""
-        with contextlib.suppress(queue.Empty), self._guard.step("taking a result"):
+        with self._guard.step("taking a result"), contextlib.suppress(queue.Empty):
             self._take(self._results.get(timeout=max(0.0, min(seconds, HEARTBEAT_SECONDS))))
 
     def _loop(self) -> None:
@@ -259,15 +261,20 @@ class Refresher:
         for one in self._sources.values():
             with self._guard.step(f"asking source {one.name}"):
                 self._ask_if_due(one, now)
-        with self._guard.step("dropping readings that are too old"):
-            self._expire(now)
-        waits = any(one.held_up for one in self._sources.values())
+        for one in self._sources.values():
+            with self._guard.step(f"dropping the reading of source {one.name} once it is too old"):
+                self._expire(one, now)
+        waits = False
+        for one in self._sources.values():
+            with self._guard.step(f"waiting for source {one.name}"):
+                waits |= one.held_up
         if self._dirty_since is not None and (not waits or now - self._dirty_since >= SETTLE_SECONDS):
             with self._guard.step("making the state that requests are answered from"):
                 self._state = self._make_state()
                 self._dirty_since = None
-            with self._guard.step("finding out which metrics need another source"):
-                self._want(now)
+            for one in self._sources.values():
+                with self._guard.step(f"finding out which metrics are wanted from source {one.name}"):
+                    self._want(one, now)
         wait = self._until_next(now)
         return wait if self._guard.errors == errors else max(wait, HEARTBEAT_SECONDS)
 
@@ -322,13 +329,12 @@ class Refresher:
             one.failed(SourceError(f"No thread could be started to ask source {one.name}: {error}."), now, 0.0)
             self._touch(now)
 
-    def _want(self, now: float) -> None:
-        """Find out which metrics every source has to stand in for. One that is up, and was not asked for all of them
-        yet, is asked at once: the fallback must not wait for its turn."""
-        for one in self._sources.values():
-            one.wanted = needed_from(one.name, self._catalog, self._state.snapshot)
-            if one.schedule.up and one.call is None and one.wanted - one.asked_for:
-                one.schedule.due = now
+    def _want(self, one: SourceState, now: float) -> None:
+        """Find out which metrics a source has to stand in for. If it is up, and was not asked for all of them yet, it
+        is asked at once: the fallback must not wait for its turn."""
+        one.wanted = needed_from(one.name, self._catalog, self._state.snapshot)
+        if one.schedule.up and one.call is None and one.wanted - one.asked_for:
+            one.schedule.due = now
 
     def _save(self, one: SourceState) -> None:
         assert one.reading is not None  # noqa: S101 -- it has just been taken
@@ -350,12 +356,11 @@ class Refresher:
     def _showable(self, one: SourceState, now: float) -> bool:
         return one.showable(now, self._catalog.fingerprint, self._stale_after)
 
-    def _expire(self, now: float) -> None:
+    def _expire(self, one: SourceState, now: float) -> None:
         """Have the state made anew when a reading on show has become too old to be."""
-        for one in self._sources.values():
-            if one.name in self._state.snapshot.readings and not self._showable(one, now):
-                log.warning("source %s: the last good reading is too old; its series are dropped", one.name)
-                self._touch(now - SETTLE_SECONDS)
+        if one.name in self._state.snapshot.readings and not self._showable(one, now):
+            log.warning("source %s: the last good reading is too old; its series are dropped", one.name)
+            self._touch(now - SETTLE_SECONDS)
 
     def _until_next(self, now: float) -> float:
         times = [one.next_event() for one in self._sources.values()]
@@ -372,15 +377,21 @@ class Refresher:
 
     def _make_state(self) -> State:
         now = self._monotonic()
-        sources = self._sources.values()
-        readings = {one.name: one.reading for one in sources if one.reading is not None and self._showable(one, now)}
+        readings: dict[str, Reading] = {}
+        statuses: dict[str, SourceStatus] = {}
         telemetry: dict[str, tuple[Sample, ...]] = {}
-        for one in sources:
+        for one in self._sources.values():
+            statuses[one.name] = SourceStatus(one.name, up=False, error=NO_STATUS, reason="internal")
+            with self._guard.step(f"showing the reading of source {one.name}"):
+                if one.reading is not None and self._showable(one, now):
+                    readings[one.name] = one.reading
+            with self._guard.step(f"saying how source {one.name} is doing"):
+                statuses[one.name] = one.status(now, shown=one.name in readings)
             with self._guard.step(f"counting what source {one.name} did"):
                 telemetry.update(one.source.telemetry())
         snapshot = Snapshot(
             at=self._wall(),
-            statuses=tuple(one.status(now, shown=one.name in readings) for one in sources),
+            statuses=tuple(statuses.values()),
             readings=readings,
             telemetry=telemetry,
             state_problem=self._state_problem,
@@ -391,8 +402,8 @@ class Refresher:
         for step in self._guard.failing:
             if step.startswith(_rendering("")) and step.removeprefix(_rendering("")) not in exposition.left_out:
                 self._guard.worked(step)
-        statuses = tuple(dataclasses.replace(status, up=False) for status in snapshot.statuses)
-        bare = self._render(dataclasses.replace(snapshot, readings={}, statuses=statuses))
+        cut_off = tuple(dataclasses.replace(status, up=False) for status in snapshot.statuses)
+        bare = self._render(dataclasses.replace(snapshot, readings={}, statuses=cut_off))
         return State(dataclasses.replace(snapshot, bugs=self._guard.failing), exposition, bare, now)
 
     def _render(self, snapshot: Snapshot) -> Exposition:

@@ -127,9 +127,9 @@ def failing(error: SourceError) -> Callable[[Reading | None], Reading]:
 def turn(refresher: Refresher) -> State:
     """One refresh of everything that is due: ask, wait for the answers, publish."""
     refresher.step()
-    for _ in range(100):
+    for _ in range(1000):
         if not refresher.calling:
             break
-        refresher.wait(5.0)
+        refresher.wait(0.01)
         refresher.step()
     return refresher.state

@@ -29,8 +29,15 @@ INTERVAL = 60.0
 STALE = 600.0
 R2 = "bike_model_r2_champion_current"
 ACTIVE = "airflow_dag_run_active_seconds"
-CORE = ("exporter.guard", "exporter.refresh.Refresher.step", "exporter.refresh.Refresher.wait")
-"""What guards everything else. A fault here ends the loop's thread, and with it the worker: see test_processes.py."""
+CORE = (
+    "exporter.guard",
+    "exporter.refresh.Refresher.step",
+    "exporter.refresh.Refresher.wait",
+    "exporter.refresh.Refresher.state",
+    "exporter.refresh.Refresher.calling",
+)
+"""What guards everything else, or is asked by the test itself. A fault in the guard ends the loop's thread, and with it
+the worker: see integration/test_processes.py."""
 
 _hooks: dict[int, Callable[..., object]] = {}
 
@@ -137,7 +144,7 @@ class Bench:
         return (
             report["status"] != "ok"
             or (shown.value("mlops_exporter_loop_errors_total") or 0) > 0
-            or report["snapshot_age_seconds"] >= INTERVAL
+            or (report["snapshot_age_seconds"] or 0) >= INTERVAL
             or shown.value("mlops_exporter_source_up", source="audit") != 1
         )
 
