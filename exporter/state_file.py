@@ -121,7 +121,13 @@ def copy_of(folder: Path) -> sqlite3.Connection:
 
 
 def _memory() -> sqlite3.Connection:
-    return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    return _tolerant(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
+
+
+def _tolerant(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """One text in a file that is no UTF-8 must not make an error of every statement that comes across it."""
+    connection.text_factory = lambda content: content.decode("utf-8", "replace")
+    return connection
 
 
 def _identity(file: Path | int) -> tuple[int, int] | None:
@@ -195,7 +201,7 @@ def _opened(path: Path) -> sqlite3.Connection:
         StateError: the file's content is the problem, so another file may do.
         sqlite3.Error: the folder or the disk is, or somebody has locked the file.
     """
-    connection = sqlite3.connect(path, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = _tolerant(sqlite3.connect(path, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False))
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")

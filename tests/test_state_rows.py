@@ -218,6 +218,23 @@ def test_a_row_of_airflows_tables_with_anything_in_any_cell_stops_neither_the_lo
         refresher.stop()
 
 
+@pytest.mark.parametrize("cell", ["total SET counts", "xcom SET run_id", "sum SET problem", "dag SET success_run"])
+def test_a_text_of_airflows_tables_that_is_no_utf_8_does_not_stop_its_counters(tmp_path: Path, cell: str):
+    fake = FakeAirflow()
+    fake.run(DAGS[0], "r", start=NOW - 90, end=NOW - 10, fetch_to_bigquery__records_count=2)
+    with FaultProxy(script=fake) as proxy:
+        ledger = Ledger.open(tmp_path)
+        source(proxy.url, ledger).read(None)
+        with ledger.transaction() as connection:
+            connection.execute(f"UPDATE airflow_{cell} = CAST(x'ff' AS TEXT)")
+        ledger.close()
+        ledger = Ledger.open(tmp_path)
+        airflow = source(proxy.url, ledger)
+        airflow.read(None)
+        assert not [note for note in airflow.read(None).notes if note.startswith("Counters stand still")]
+        ledger.close()
+
+
 def change_a_cell(path: Path, data: st.DataObject) -> None:
     """Put something else in one cell, if its table can hold that at all."""
     with sqlite3.connect(path) as connection:
