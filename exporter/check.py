@@ -33,8 +33,8 @@ def check(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
     where = str(settings.catalog_path or "built-in")
     yield Finding("catalogue", OK, f"{where}: {len(catalog.metrics)} metrics")
     ledger = Ledger.open(settings.state_dir)
-    unwanted = settings.state_dir is not None and ledger.problem is not None
-    yield Finding("state folder", WARNING if unwanted else OK, ledger.problem or str(settings.state_dir))
+    unwanted = ledger.wanted and ledger.problem is not None and ledger.held is None  # by the exporter that runs
+    yield Finding("state folder", WARNING if unwanted else OK, ledger.held or ledger.problem or str(settings.state_dir))
     ledger.close()
     if settings.uses_bigquery:
         yield from _bigquery(settings, catalog)

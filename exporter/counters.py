@@ -97,6 +97,24 @@ def _in_order(known: Totals, sets: tuple[Labels, ...], names: tuple[str, ...]) -
     return Totals(known.newest, (*sets, *others), columns)
 
 
+def merged(totals: Totals | None, others: Totals | None) -> Totals | None:
+    """What no counter may fall below when two exporters counted the same log: of each series the larger value, and the
+    later newest row. The label sets of `totals` come first."""
+    if totals is None or others is None:
+        return totals or others
+    sets = tuple(dict.fromkeys((*totals.sets, *others.sets)))
+    known = [(dict(zip(one.sets, range(len(one.sets)), strict=True)), one.columns) for one in (totals, others)]
+
+    def value(key: tuple[str, Labels], labels: Labels) -> float:
+        return max(columns[key][rows[labels]] if key in columns and labels in rows else 0.0 for rows, columns in known)
+
+    keys = dict.fromkeys((*totals.columns, *others.columns))
+    times = [at for at in (totals.newest, others.newest) if at is not None]
+    return Totals(
+        max(times, default=None), sets, {key: array("d", (value(key, labels) for labels in sets)) for key in keys}
+    )
+
+
 def newest_counted(before: Reading | None) -> float | None:
     """Time in Unix seconds of the newest row that was ever counted: where counting what is newer begins. None if there
     was no row yet."""

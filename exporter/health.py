@@ -8,17 +8,24 @@ from exporter.catalog import Catalog
 from exporter.choice import choose, sources_of
 from exporter.snapshot import Snapshot, SourceStatus
 
+STANDING_STILL: Final = "Counters stand still"
+"""How the note of a source begins that cannot keep what it counts."""
 HTTP_STATUS: Final = {"ok": 200, "degraded": 200, "starting": 503, "down": 503}
 
 
 def overall(snapshot: Snapshot) -> str:
     """`starting` until every source was tried once; `down` when nothing can be shown; `degraded` when some source is
-    down, its reading is held, or a step of the refresh loop fails; else `ok`."""
+    down, its reading is held, its counters stand still, state that should survive a restart would not, or a step of
+    the refresh loop fails; else `ok`."""
     if not snapshot.settled:
         return "starting"
     if not snapshot.readings and not any(status.up for status in snapshot.statuses):
         return "down"
     if snapshot.bugs or any(not status.up or status.held for status in snapshot.statuses):
+        return "degraded"
+    if snapshot.state_wanted and snapshot.state_problem is not None:
+        return "degraded"
+    if any(note.startswith(STANDING_STILL) for reading in snapshot.readings.values() for note in reading.notes):
         return "degraded"
     return "ok"
 
@@ -54,7 +61,11 @@ def report(
         },
         "metrics_without_value": _absent(catalog, snapshot, set(chosen)),
         "bugs": dict(snapshot.bugs),
-        "state": {"survives_restart": snapshot.state_problem is None, "problem": snapshot.state_problem},
+        "state": {
+            "survives_restart": snapshot.state_problem is None,
+            "problem": snapshot.state_problem,
+            "note": snapshot.state_note,
+        },
     }
 
 

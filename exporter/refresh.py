@@ -24,7 +24,7 @@ from typing import Final
 
 from exporter.catalog import Catalog, CountRows
 from exporter.choice import AUDIT, needed_from
-from exporter.counters import recounted
+from exporter.counters import merged, recounted
 from exporter.errors import SourceError, StateError
 from exporter.exposition import Exposition, render
 from exporter.families import families
@@ -111,7 +111,7 @@ class Refresher:
         self._gate = RequestGate()
         self._request: bool | None = None
         """Whether to force, once somebody requested a refresh and the loop has not seen it yet."""
-        self._state_problem = ledger.problem
+        self._take_over_at = now
         self._guard = Guard()
         self._dirty_since: float | None = None
         self._thread: threading.Thread | None = None
@@ -258,6 +258,8 @@ class Refresher:
         now = self._monotonic()
         with self._guard.step("taking a refresh request"):
             self._take_request(now)
+        with self._guard.step("taking over the state file"):
+            self._take_over_state(now)
         for one in self._sources.values():
             with self._guard.step(f"asking source {one.name}"):
                 self._ask_if_due(one, now)
@@ -338,16 +340,30 @@ class Refresher:
 
     def _save(self, one: SourceState) -> None:
         assert one.reading is not None  # noqa: S101 -- it has just been taken
-        try:
+        with contextlib.suppress(StateError):  # the ledger logs it, and `problem` says it
             self._ledger.save_reading(one.reading)
-        except StateError as error:
-            if self._state_problem is None:
-                log.warning("%s; values are served all the same", error)
-            self._state_problem = str(error)
-        else:
-            if self._state_problem != self._ledger.problem:
-                log.info("state can be written again")
-            self._state_problem = self._ledger.problem
+
+    def _take_over_state(self, now: float) -> None:
+        """Begin to use the state file if that was not possible before, for example because another exporter held it.
+
+        Only between calls: a source that counts in the ledger must find in it at the end of a read what was there at
+        its beginning, and an audit reading counts rows that are newer than those of the reading that it was given.
+        What the file holds of Airflow goes on from the next read. Of counters of rows, the larger value goes on.
+        """
+        if now < self._take_over_at or any(one.call is not None for one in self._sources.values()):
+            return
+        self._take_over_at = now + HEARTBEAT_SECONDS
+        problem = self._ledger.problem
+        if self._ledger.take_over():
+            for one in self._sources.values():
+                kept = self._ledger.load_reading(one.name, one.source.identity)
+                if kept is not None and one.reading is None:
+                    one.restore(kept, max(0.0, self._wall() - kept.read_at), now)
+                elif kept is not None and one.reading is not None and kept.totals is not None:
+                    totals = merged(one.reading.totals, kept.totals)
+                    one.reading = dataclasses.replace(one.reading, totals=totals, token=None)  # shown from the next on
+        if self._ledger.problem != problem:
+            self._touch(now)
 
     def _touch(self, now: float) -> None:
         if self._dirty_since is None:
@@ -394,7 +410,9 @@ class Refresher:
             statuses=tuple(statuses.values()),
             readings=readings,
             telemetry=telemetry,
-            state_problem=self._state_problem,
+            state_problem=self._ledger.problem,
+            state_wanted=self._ledger.wanted,
+            state_note=self._ledger.note,
         )
         exposition = self._render(snapshot)
         for name, error in exposition.left_out.items():

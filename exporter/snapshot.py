@@ -174,6 +174,10 @@ class Snapshot:
     """The sources' own counters (queries, bytes billed, requests) by metric name."""
     state_problem: str | None = None
     """Why state does not survive a restart; None when it does."""
+    state_wanted: bool = True
+    """Whether it should; False with `EXPORTER_STATE_DIR=none`."""
+    state_note: str | None = None
+    """What happened to the state file since the start, and was put right."""
     bugs: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     """Steps of the refresh loop that fail on a bug, and how."""
 

@@ -4,7 +4,7 @@ from array import array
 from pathlib import Path
 
 from exporter import counters
-from exporter.counters import newest_counted, recounted
+from exporter.counters import merged, newest_counted, recounted
 from exporter.ledger import Ledger
 from exporter.snapshot import Grid, Labels, Observation, Reading
 
@@ -120,6 +120,26 @@ def test_what_is_remembered_is_bounded_and_the_last_to_leave_stays(monkeypatch):
     reading = run(*(counted(at, {name: (5, 5)}) for at, name in enumerate("abcde")))
     assert reading.totals is not None
     assert [dict(labels)["model"] for labels in reading.totals.sets] == ["e", "d", "c"]
+
+
+def test_of_two_exporters_counts_of_one_log_the_larger_go_on():
+    one = run(counted(1, {"a": (10, 10), "b": (3, 3)}), counted(5, {"a": (4, 0), "b": (3, 0)})).totals
+    other = run(counted(1, {"c": (2, 2), "a": (12, 12)}), counted(2, {"c": (2, 0)})).totals
+    assert one is not None
+    for totals in (merged(one, other), merged(other, one)):
+        assert totals is not None
+        assert totals.newest == 5
+        values = totals.columns[NAME, GO]
+        assert {dict(labels)["model"]: value for labels, value in zip(totals.sets, values, strict=True)} == {
+            "a": 12,
+            "b": 3,
+            "c": 2,
+        }
+    both = merged(one, other)
+    assert both is not None
+    assert both.sets[:2] == one.sets
+    assert merged(one, None) == merged(None, one) == one
+    assert merged(None, None) is None
 
 
 def test_a_confirmed_reading_is_not_counted_twice():

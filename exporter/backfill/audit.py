@@ -1,8 +1,6 @@
 """The audit log's history: the live query's stages, moment by moment, folded into values and counts."""
 
-import contextlib
 import math
-import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,12 +10,12 @@ from exporter.backfill.grid import Grid
 from exporter.backfill.openmetrics import LAST_RECORD
 from exporter.backfill.spool import Key, Spool
 from exporter.catalog import Catalog
-from exporter.errors import StateError
-from exporter.ledger import FILE_NAME, SCHEMA_VERSION, Ledger
+from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.snapshot import Gap, Labels, Totals
 from exporter.sources.audit.files import EmbeddedLog
 from exporter.sources.audit.query import SOURCE_NAME, AuditQuery, audit_identity
+from exporter.state_file import FILE_NAME, copy_of
 
 
 class AuditLog(Protocol):
@@ -138,16 +136,7 @@ def live_state(settings: Settings) -> Ledger:
     path = None if settings.state_dir is None else settings.state_dir / FILE_NAME
     if path is None or not path.exists():
         return Ledger.open(None)
-    copy = sqlite3.connect(":memory:", isolation_level=None)
-    try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=2)) as state:
-            state.backup(copy)
-        if (version := copy.execute("PRAGMA user_version").fetchone()[0]) != SCHEMA_VERSION:
-            raise StateError(f"it has schema {version}, this version reads {SCHEMA_VERSION}")
-    except (sqlite3.Error, OSError) as error:
-        copy.close()
-        raise StateError(str(error)) from error
-    return Ledger(copy, None)
+    return Ledger(copy_of(path.parent), None)
 
 
 def live_totals(state: Ledger, settings: Settings, catalog: Catalog) -> Totals | None:

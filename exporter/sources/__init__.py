@@ -1,12 +1,14 @@
 """Where metrics come from. A source is one package here plus one line in `build_sources`."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from exporter.catalog import Catalog
-from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.snapshot import Reading, Sample
+
+if TYPE_CHECKING:  # the ledger itself uses sources/boundary.py
+    from exporter.ledger import Ledger
 
 
 class Source(Protocol):
@@ -62,7 +64,7 @@ class Source(Protocol):
         ...
 
 
-def build_sources(settings: Settings, catalog: Catalog, ledger: Ledger) -> tuple[Source, ...]:
+def build_sources(settings: Settings, catalog: Catalog, ledger: "Ledger") -> tuple[Source, ...]:
     """The sources that these settings ask for.
 
     A source is imported only where it is asked for: requests takes memory that a DuckDB log without an Airflow does
