@@ -46,6 +46,11 @@ DRIFT: Final[Json] = {
     "0": {"text": "no drift", "color": GREEN, "index": 0},
     "1": {"text": "drift", "color": RED, "index": 1},
 }
+KEPT: Final[Json] = {
+    "0": {"text": "not kept", "color": RED, "index": 0},
+    "1": {"text": "kept", "color": GREEN, "index": 1},
+}
+STILL: Final[Json] = {"0": {"text": "stands still", "color": ORANGE, "index": 0}}
 RUNNING: Final[Json] = {
     "0": {"text": "idle", "color": GREY, "index": 0},
     "1": {"text": "running", "color": BLUE, "index": 1},

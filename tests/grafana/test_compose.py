@@ -11,7 +11,8 @@ import yaml
 
 from exporter.settings import DEFAULT_AUDIT_FILE, VARIABLES
 from testbed.debian import program
-from tests.grafana.provisioned import ROOT
+from tests.grafana.evaluation import seconds
+from tests.grafana.provisioned import ROOT, rules
 
 FIXED = {"EXPORTER_HOST", "EXPORTER_PORT", "EXPORTER_STATE_DIR"}
 TEXT = (ROOT / "docker-compose.yaml").read_text("utf-8")
@@ -177,10 +178,13 @@ SWITCHED = yaml.safe_load((ROOT / "docker-compose.alertmanager.yaml").read_text(
 def test_either_grafana_or_alertmanager_tells(tmp_path):
     """The second file adds Alertmanager, gives Prometheus the rules and has Grafana evaluate none; nothing else."""
     assert set(SWITCHED) == {"prometheus", "alertmanager", "grafana"}
+    base, command = SERVICES["prometheus"]["command"], SWITCHED["prometheus"]["command"]
+    assert command == [*base, "--rules.alert.for-grace-period=30s"]
+    assert all(seconds(rule["for"]) > 30 for rule in rules().values())
     assert SWITCHED["grafana"] == {"environment": {"GF_UNIFIED_ALERTING_EXECUTE_ALERTS": "false"}}
     config = yaml.safe_load((ROOT / "prometheus.yml").read_text("utf-8"))
-    [rules], [manager] = config["rule_files"], config["alerting"]["alertmanagers"]
-    folders = {Path(rules).parent, Path(manager["file_sd_configs"][0]["files"][0]).parent}
+    [files], [manager] = config["rule_files"], config["alerting"]["alertmanagers"]
+    folders = {Path(files).parent, Path(manager["file_sd_configs"][0]["files"][0]).parent}
     mounted = {mount.split(":")[1] for mount in SWITCHED["prometheus"]["volumes"]}
     assert mounted == {f"/etc/prometheus/{folder}" for folder in folders}
     # Without the second file neither is there, wherever Prometheus is started.

@@ -167,12 +167,15 @@ def mutants(rule):
 def test_no_change_of_a_rule_passes_its_cases(uid, promtool, tmp_path):
     survivors = []
     for change, mutant in mutants(alert(uid)):
+        if change in EQUIVALENT.get(uid, []):
+            continue
         if all(failure(promtool, tmp_path, mutant, interval(uid), [case]) is None for case in CASES[uid].values()):
             survivors.append(change)
-    assert survivors == EQUIVALENT.get(uid, [])
+    assert survivors == []
 
 
-EQUIVALENT: dict[str, list[str]] = {}
+# The value is 0, or more seconds than the limit of 36 hours.
+EQUIVALENT = {"no_data_ingested": ["> 0 at 567 becomes > 1"]}
 
 
 def test_a_rule_without_data_says_so(promtool, tmp_path):
