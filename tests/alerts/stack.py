@@ -64,7 +64,7 @@ class Stack:
     and beyond a speed of 10, a value that outlives a failed scrape by 2 minutes outlives no restart.
     """
 
-    def __init__(self, folder: Path, speed: float, stack: contextlib.ExitStack) -> None:
+    def __init__(self, folder: Path, speed: float, stack: contextlib.ExitStack, *, airflow_answers: bool) -> None:
         self.folder = folder
         self.speed = speed
         self.discord = stack.enter_context(Discord())
@@ -73,8 +73,8 @@ class Stack:
         self.row(r2=0.80, rmse=50.0, drift_share=0.1)
         self.airflow = FakeAirflow("v2")
         self.airflow_proxy = stack.enter_context(FaultProxy(script=self._airflow))
-        # Nothing is known of its DAGs before it is first there.
-        self.airflow_proxy.refuse()
+        if not airflow_answers:
+            self.airflow_proxy.refuse()
         self.api = ScriptedApi()
         stack.enter_context(self.api.proxy)
         self.pushgateway = stack.enter_context(FaultProxy(script=lambda _: Reply(200)))
@@ -218,11 +218,11 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running(folder: Path, speed: float) -> Iterator[Stack]:
-    """Everything, started, and all well; Airflow does not answer yet."""
+def running(folder: Path, speed: float, *, airflow_answers: bool = True) -> Iterator[Stack]:
+    """Everything, started, and all well. An Airflow that does not answer yet can be filled with what is long ago."""
     with contextlib.ExitStack() as stack:
         folder.mkdir()
-        yield Stack(folder, speed, stack)
+        yield Stack(folder, speed, stack, airflow_answers=airflow_answers)
 
 
 def wait_until(what: str, done: Callable[[], Any], within: float = 60.0) -> None:

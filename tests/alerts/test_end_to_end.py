@@ -102,7 +102,7 @@ def test_every_alert_from_its_origin_to_discord_and_back(tmp_path, request):
 
 
 def all_nine(folder: Path) -> dict[str, Line]:
-    with running(folder, SPEED) as stack:
+    with running(folder, SPEED, airflow_answers=False) as stack:
         watched = Watched(stack)
         quiet_at_first(stack)
         eight_at_once(stack, watched)
