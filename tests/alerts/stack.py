@@ -103,7 +103,7 @@ class Stack:
         )
         stack.enter_context(self.exporter)
         stack.enter_context(self.prometheus)
-        wait_until("every job is up", lambda: self.value("sum(up)") == len(self.jobs))
+        wait_until("all is well", lambda: self.value("sum(up)") == len(self.jobs) and not self.query("ALERTS"))
         # Not before: until it scrapes, Prometheus reports every job as down.
         stack.enter_context(self.alertmanager)
 
