@@ -25,7 +25,7 @@ from grafana.generator.panels import (
 
 UID = "mlops-overview"
 COUNTERS = {
-    "bike_model_deployments_total": "monitoring runs",
+    "bike_model_deployments_total": "decisions",
     "bike_training_runs_total": "training runs",
     "bike_records_ingested_total": "records",
     "bike_predictions_generated_total": "predictions",
