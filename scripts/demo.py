@@ -1,12 +1,14 @@
 """The whole loop on a laptop, without Docker or Google Cloud: `make demo`.
 
-Starts the RegModel API, a real Airflow, the exporter, and Prometheus where it is installed; then plays some months of
-the pipeline in fast-forward, week by week of the data's clock, with an episode of drift in the middle. Everything is
-kept in `.demo/` and removed at the next start. Ctrl-C stops all of it.
+Starts the RegModel API, a real Airflow, the exporter, and Prometheus and Alertmanager where they are installed; then
+plays some months of the pipeline in fast-forward, week by week of the data's clock, with an episode of drift in the
+middle. The nine alerts are evaluated in fast motion too, and the messages that Discord would have got are printed
+beside the weeks. Everything is kept in `.demo/` and removed at the next start. Ctrl-C stops all of it.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
@@ -28,14 +30,19 @@ import yaml
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from testbed import install  # noqa: E402 -- the recipes and the process handling that the tests use as well
+from grafana.generator.alertmanager import DISABLED  # noqa: E402 -- the alerts, in fast motion
+from grafana.generator.limits import load_limits  # noqa: E402
+from testbed import alerting, install  # noqa: E402 -- the recipes and the process handling that the tests use as well
+from testbed.faults import FaultProxy, Reply, Request  # noqa: E402
 from testbed.process import NotReady, ServerProcess, http_ready  # noqa: E402
 
 FOLDER: Final = ROOT / ".demo"
 FIRST_WEEK: Final = date(2025, 4, 28)
 WEEKS: Final = 17
 EPISODE: Final = {"start": "2025-05-05", "end": "2025-07-28", "demand": 0.6, "rush_hour_delay": 2, "temperature": 5}
-PORTS: Final = {"regmodel": 8000, "airflow": 8081, "exporter": 9101, "prometheus": 9090}
+PORTS: Final = {"regmodel": 8000, "airflow": 8081, "exporter": 9101, "prometheus": 9090, "alertmanager": 9093}
+ALERT_SPEED: Final = 20.0
+"""Weeks pass in a minute or less here: an alert that waits for 15 minutes waits for 45 s."""
 DAGS: Final = ("daily_fetch_bike_data", "daily_prediction", "monitor_and_fine_tune")
 RUN_SECONDS: Final = 600.0
 SHOWN_SECONDS: Final = 60.0
@@ -113,7 +120,10 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _start(demo: Demo, stack: contextlib.ExitStack) -> None:
     prometheus = shutil.which("prometheus")
-    needed = [name for name in PORTS if name != "prometheus" or prometheus]
+    alertmanager = shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
+    missing = {"prometheus"} if not prometheus else set()
+    missing |= {"alertmanager"} if not (prometheus and alertmanager) else set()
+    needed = [name for name in PORTS if name not in missing]
     taken = [f"{demo.ports[name]} ({name})" for name in needed if _taken(demo.ports[name])]
     if taken:
         raise DemoError(f"these ports are in use: {', '.join(taken)}. Try: make demo DEMO='--port-offset 1000'")
@@ -130,8 +140,14 @@ def _start(demo: Demo, stack: contextlib.ExitStack) -> None:
     with _step("exporter"):
         stack.enter_context(_exporter(demo))
     if prometheus:
-        with _step("Prometheus"):
-            stack.enter_context(_prometheus(demo, prometheus))
+        with _step("Prometheus" if "alertmanager" in missing else "Prometheus and Alertmanager"):
+            webhook = stack.enter_context(FaultProxy(script=_told)).url if alertmanager else None
+            _write_alerting(demo, webhook)
+            if alertmanager:
+                port, log = demo.ports["alertmanager"], FOLDER / "logs" / "alertmanager.log"
+                stack.enter_context(alerting.alertmanager_server(alertmanager, FOLDER, port, log=log))
+            port, log = demo.ports["prometheus"], FOLDER / "logs" / "prometheus.log"
+            stack.enter_context(alerting.prometheus_server(prometheus, FOLDER, port, speed=ALERT_SPEED, log=log))
     _say(
         f"""
 Where to look
@@ -139,9 +155,15 @@ Where to look
   {demo.url("airflow")}            Airflow; user admin, password {demo.password}
   {demo.url("regmodel")}/docs       the RegModel API             {demo.url("regmodel")}/metrics  its HTTP metrics"""
         + (
+            f"\n  {demo.url('prometheus')}/alerts     the nine alerts, {ALERT_SPEED:g} times as fast"
             f"\n  {demo.url('prometheus')}/graph?g0.expr=bike_model_r2_champion_current&g0.range_input=15m"
             if prometheus
-            else "\n  (Prometheus is not installed: apt install prometheus shows graphs as well)"
+            else "\n  (Prometheus is not installed: apt install prometheus shows graphs and alerts as well)"
+        )
+        + (
+            "\n  (Alertmanager is not installed: apt install prometheus-alertmanager shows the messages as well)"
+            if "alertmanager" in missing
+            else ""
         )
     )
 
@@ -153,7 +175,7 @@ def _play(demo: Demo, weeks: int) -> None:
 What to expect
   From {EPISODE["start"]} to {EPISODE["end"]} the city changes: {1 - EPISODE["demand"]:.0%} less traffic, rush hours \
 {EPISODE["rush_hour_delay"]} h later, {EPISODE["temperature"]} degrees warmer.
-  R2 falls below {limits["r2"]["critical"]} and drift rises above {limits["drift_share"]["high"]}: alerts would ring. \
+  R2 falls below {limits["r2"]["critical"]} and drift rises above {limits["drift_share"]["high"]}: alerts ring. \
 Challengers that have seen
   enough of the new world win, are deployed, and bring R2 back above {limits["r2"]["warning"]}. When the old world \
 returns, the error rises
@@ -264,26 +286,31 @@ def _exporter(demo: Demo) -> ServerProcess:
     )
 
 
-def _prometheus(demo: Demo, program: str) -> ServerProcess:
-    config = yaml.safe_load((ROOT / "prometheus.yml").read_text("utf-8"))
-    targets = {"regmodel-api": "regmodel", "airflow-metrics": "exporter", "prometheus": "prometheus"}
-    config["scrape_configs"] = [job for job in config["scrape_configs"] if job["job_name"] in targets]
-    for job in config["scrape_configs"]:
-        job["scrape_interval"] = f"{REFRESH_SECONDS}s"
-        job["static_configs"] = [{"targets": [f"127.0.0.1:{demo.ports[targets[job['job_name']]]}"]}]
-    path = FOLDER / "prometheus.yml"
-    path.write_text(yaml.safe_dump(config))
-    return ServerProcess(
-        [
-            program,
-            f"--config.file={path}",
-            f"--storage.tsdb.path={FOLDER / 'prometheus'}",
-            f"--web.listen-address=127.0.0.1:{demo.ports['prometheus']}",
-        ],
-        log=FOLDER / "logs" / "prometheus.log",
-        ready=http_ready(f"{demo.url('prometheus')}/-/ready"),
-        cwd=FOLDER,
+def _write_alerting(demo: Demo, webhook: str | None) -> None:
+    targets = {
+        job: f"127.0.0.1:{demo.ports[service]}"
+        for job, service in (
+            ("regmodel-api", "regmodel"), ("airflow-metrics", "exporter"), ("prometheus", "prometheus"),
+        )
+    }  # fmt: skip
+    alerting.write_configuration(
+        FOLDER,
+        targets,
+        dataclasses.replace(load_limits(), jobs=tuple(targets)),
+        speed=ALERT_SPEED,
+        alertmanager=f"127.0.0.1:{demo.ports['alertmanager']}" if webhook else None,
+        webhook=webhook or DISABLED,
     )
+
+
+def _told(request: Request) -> Reply:
+    """Stands in for Discord's webhook: prints what Discord would have shown, without the links."""
+    for embed in request.json().get("embeds", []):
+        shown = [
+            line for line in embed.get("description", "").splitlines() if not line.startswith(("Panel:", "What to"))
+        ]
+        _say("\n".join([f"      Discord  {embed.get('title')}", *(f"               {line}" for line in shown)]))
+    return Reply(204)
 
 
 def _without(*prefixes: str) -> dict[str, str]:

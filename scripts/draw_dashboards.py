@@ -133,6 +133,8 @@ def audit(history: History, end: int) -> None:
             {**PROD, "source": source},
             lambda at, b=broken: float(outage[0] if b(at) else at - 30),
         )
+    for name, own in (("state_persistent", 1.0), ("series_dropped", 0.0), ("loop_errors_total", 0.0)):
+        history.add(f"mlops_exporter_{name}", PROD, lambda _, own=own: own)
     for metric in catalogue["metrics"]:
         kinds = [next(iter(origin)) for origin in metric.get("from", [])]
         if kinds:

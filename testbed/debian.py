@@ -8,7 +8,9 @@ import pytest
 PACKAGES = {
     "promtool": "prometheus",
     "prometheus": "prometheus",
+    "alertmanager": "prometheus-alertmanager",
     "amtool": "prometheus-alertmanager",
+    "vmalert": "victoria-metrics",
     "pushgateway": "prometheus-pushgateway",
     "docker-compose": "docker-compose",
 }

@@ -71,10 +71,13 @@ def _grafana_annotations() -> Json:
 
 def _deployments() -> Json:
     deployed = select("bike_model_deployments_total", 'decision="deploy"')
+    expr = f"sum by (instance) (increase({deployed}[$__rate_interval])) > 0"
     return {
         "datasource": DATASOURCE,
         "enable": True,
-        "expr": f"sum by (instance) (increase({deployed}[$__rate_interval])) > 0",
+        # Grafana 9 reads the query here, later versions in target.
+        "expr": expr,
+        "target": {"expr": expr, "refId": "Deployments"},
         "iconColor": "purple",
         "name": "Deployments",
         "step": "60s",

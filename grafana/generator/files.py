@@ -1,4 +1,4 @@
-"""All provisioned files as text, by their path below grafana/provisioning."""
+"""All generated files as text, by their path: what Grafana is provisioned with, and the same alerts for Prometheus."""
 
 import json
 from collections.abc import Mapping
@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import yaml
 
-from grafana.generator import drift_monitoring, model_performance, overview, training_deployment
+from grafana.generator import alertmanager, drift_monitoring, model_performance, overview, training_deployment
 from grafana.generator.dashboard import FOLDER as DASHBOARD_FOLDER
 from grafana.generator.limits import Limits
-from grafana.generator.notifications import CONTACT_POINTS, POLICIES, TEMPLATE
+from grafana.generator.notifications import CONTACT_POINTS, POLICIES, template
 from grafana.generator.panels import Json
 from grafana.generator.rules import FOLDER, GROUPS, Rule, interval, rule_json, rules
 
@@ -67,7 +67,32 @@ _Dumper.add_representer(str, _text)
 
 
 def files(limits: Limits) -> Mapping[str, str]:
-    """Every file's text."""
+    """Every file's text, by its path below the repository's root."""
+    provisioned = {f"grafana/provisioning/{name}": text for name, text in provisioning(limits).items()}
+    return provisioned | {f"prometheus/{name}": text for name, text in prometheus(limits).items()}
+
+
+def prometheus(limits: Limits, speed: float = 1.0) -> Mapping[str, str]:
+    """Rules for Prometheus and Alertmanager's configuration, by their path below `prometheus/`.
+
+    Args:
+        speed: divides every duration in them, so that a trial shows in seconds what takes minutes: `for`, intervals,
+            the windows of queries, and the waits of the routing. Limits stay as they are.
+    """
+    rules = alertmanager.rule_groups(limits, speed)
+    return {
+        "rules/mlops.yml": HEADER + dump(rules),
+        "prometheusrule.yml": HEADER + dump(alertmanager.prometheus_rule(rules)),
+        "alertmanager.yml": HEADER
+        + "# webhook_url is where Discord's goes; docker-compose.alertmanager.yaml puts DISCORD_WEBHOOK_URL there.\n"
+        + dump(alertmanager.configuration(speed)),
+        "mlops.tmpl": template(".Annotations.panel_url"),
+        "alertmanagers/compose.yml": HEADER + dump([{"targets": ["alertmanager:9093"]}]),
+    }
+
+
+def provisioning(limits: Limits) -> Mapping[str, str]:
+    """What Grafana is provisioned with, by its path below `grafana/provisioning/`."""
     return {
         "datasources/prometheus.yml": HEADER
         + "# The uid is for ever: dashboards, rules and links rely on it.\n"
@@ -85,7 +110,7 @@ def files(limits: Limits) -> Mapping[str, str]:
         + "# This is the whole tree of the organisation: it replaces any other.\n"
         + dump(POLICIES),
         "alerting/templates.yml": HEADER
-        + dump({"apiVersion": 1, "templates": [{"orgId": 1, "name": "mlops", "template": TEMPLATE}]}),
+        + dump({"apiVersion": 1, "templates": [{"orgId": 1, "name": "mlops", "template": template(".PanelURL")}]}),
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ class Limits:
     """The limits of grafana/thresholds.yml, and the names of the scraped jobs."""
 
     runbooks: str
+    grafana: str
     r2_critical: float
     r2_warning: float
     rmse_critical: float
@@ -47,6 +48,7 @@ def load_limits(root: Path = ROOT) -> Limits:
 
     limits = Limits(
         runbooks=take("runbooks"),
+        grafana=take("grafana").rstrip("/"),
         r2_critical=take("r2", "critical"),
         r2_warning=take("r2", "warning"),
         rmse_critical=take("rmse", "critical"),

@@ -69,9 +69,20 @@ POLICIES: Final[Json] = {
     ],
 }
 
-# Every piece of a message is cut to a length (`%.110s` counts characters), and so many alerts are shown that the whole
-# stays within Discord's limits whatever the alerts say: a template cannot measure what it has written.
-TEMPLATE: Final = f"""\
+
+def template(panel: str) -> str:
+    """The definitions of `mlops.title` and `mlops.message`, for Grafana and for Alertmanager.
+
+    Every piece of a message is cut to a length (`%.110s` counts characters), and so many alerts are shown that the
+    whole stays within Discord's limits whatever the alerts say: a template cannot measure what it has written.
+
+    Args:
+        panel: the field of an alert that holds the link to its panel.
+    """
+    return _TEMPLATE.replace(".PanelURL", panel)
+
+
+_TEMPLATE: Final = f"""\
 {{{{ define "mlops.name" }}}}{{{{ if .rulename }}}}{{{{ printf "%.40s" .rulename }}}} \
 ({{{{ printf "%.20s" .alertname }}}})\
 {{{{ else }}}}{{{{ printf "%.40s" .alertname }}}}{{{{ end }}}}{{{{ end }}}}

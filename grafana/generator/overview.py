@@ -5,8 +5,10 @@ from grafana.generator.limits import Limits
 from grafana.generator.panels import (
     AIRFLOW_OFF,
     DRIFT,
+    KEPT,
     NEUTRAL,
     PLAIN,
+    STILL,
     UP,
     Json,
     above,
@@ -22,6 +24,13 @@ from grafana.generator.panels import (
 )
 
 UID = "mlops-overview"
+COUNTERS = {
+    "bike_model_deployments_total": "decisions",
+    "bike_training_runs_total": "training runs",
+    "bike_records_ingested_total": "records",
+    "bike_predictions_generated_total": "predictions",
+    "airflow_dag_runs_total": "DAG runs",
+}
 NO_TRAFFIC = "no requests, or the API is not scraped"
 
 
@@ -98,6 +107,32 @@ def build(limits: Limits) -> Json:
             11, "Where values come from", "The source that each metric shows at the moment.",
             [("Shown", f"max by (metric, source) ({select('mlops_exporter_metric_source_info')})", "none", PLAIN)],
             width=12, key={"metric": "Metric", "source": "Source"}, empty="the exporter is not scraped",
+        ),
+        stat(
+            17, "Exporter state", "Whether the exporter keeps its counters and last readings over a restart. "
+            "Not kept: counters begin anew; /health says why.",
+            [query(f"min by (instance) ({select('mlops_exporter_state_persistent')})", "{{instance}}")],
+            width=5, unit="none", steps=((None, "red"), (1, "green")), mapping=KEPT, text="value",
+            empty="the exporter is not scraped",
+        ),
+        stat(
+            18, "Series dropped", "Series that were left out because there were more than EXPORTER_MAX_SERIES.",
+            [query(f"max by (instance) ({select('mlops_exporter_series_dropped')})", "{{instance}}")],
+            width=5, unit="short", steps=above(1), text="value", empty="the audit log was not read yet",
+        ),
+        timeseries(
+            19, "Loop errors", "Errors of the exporter's refresh loop that it did not expect. Any is a bug to report; "
+            "the log has the traceback.",
+            [query(f"sum by (instance) (increase({select('mlops_exporter_loop_errors_total')}[$__rate_interval]))",
+                   "{{instance}}")],
+            width=6, unit="short", steps=above(1), low=0, bars=True, empty="the exporter is not scraped",
+        ),
+        stat(
+            20, "Counters in this range", "What each counter grew by in the chosen time. One that stands still for "
+            "longer than its DAG's schedule counts nothing any more.",
+            [query(f"round(sum(increase({select(name)}[$__range])))", legend, instant=True)
+             for name, legend in COUNTERS.items()],
+            width=8, unit="short", steps=NEUTRAL, mapping=STILL, text="value_and_name", empty=AIRFLOW_OFF,
         ),
     ]  # fmt: skip
     api = [

@@ -46,6 +46,11 @@ DRIFT: Final[Json] = {
     "0": {"text": "no drift", "color": GREEN, "index": 0},
     "1": {"text": "drift", "color": RED, "index": 1},
 }
+KEPT: Final[Json] = {
+    "0": {"text": "not kept", "color": RED, "index": 0},
+    "1": {"text": "kept", "color": GREEN, "index": 1},
+}
+STILL: Final[Json] = {"0": {"text": "stands still", "color": ORANGE, "index": 0}}
 RUNNING: Final[Json] = {
     "0": {"text": "idle", "color": GREY, "index": 0},
     "1": {"text": "running", "color": BLUE, "index": 1},
@@ -179,7 +184,7 @@ def state_timeline(
     """Coloured bands over time, one for each series."""
     options = {
         "alignValue": "left",
-        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+        "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": True},
         "mergeValues": True,
         "rowHeight": 0.8,
         "showValue": "auto",
@@ -197,11 +202,18 @@ def heatmap(panel_id: int, title: str, description: str, queries: Iterable[Json]
     options = {
         "calculate": False,
         "cellGap": 1,
-        "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64, "exponent": 0.5, "fill": "dark-orange"},
+        "color": {
+            "mode": "scheme",
+            "scheme": "Oranges",
+            "steps": 64,
+            "exponent": 0.5,
+            "fill": "dark-orange",
+            "reverse": False,
+        },
         "filterValues": {"le": 1e-9},
         "legend": {"show": True},
         "rowsFrame": {"layout": "auto"},
-        "tooltip": {"show": True, "yHistogram": False},
+        "tooltip": {"mode": "single", "yHistogram": False},
         "yAxis": {"axisPlacement": "left", "reverse": False, "unit": "s"},
     }
     return _panel(

@@ -1,11 +1,12 @@
-"""The nine alert rules.
+"""The nine alert rules, and how Grafana's file provisioning writes them; alertmanager.py writes Prometheus'.
 
-Every rule is one or two instant queries and a threshold on the last of them. No query filters by its limit: calm gives
-a value on the quiet side, so that "no value" means just that. Series are grouped by job and instance, so that injected
-test series make alerts of their own and never hide or raise production's.
+Every rule is one to three instant queries and a threshold on the last of them. No query filters by its limit: calm
+gives a value on the quiet side, so that "no value" means just that. Series are grouped by job and instance, so that
+injected test series make alerts of their own and never hide or raise production's.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -40,6 +41,7 @@ class Reaction:
 class Rule:
     """One alert rule. The threshold tests the last query; the others are there for the message.
 
+    `summary` and `description` are templates with markers for values (`value`), which each system writes in its way.
     `panel` is the dashboard and the panel that show what the rule looks at.
     """
 
@@ -67,8 +69,21 @@ ERROR: Final = Reaction(
 REPORTED: Final = "what took the series away is service_down's to report"
 
 
+_MARKER: Final = re.compile(r"\[\[(\w) (.+?)\]\]")
+
+
 def value(ref: str, function: str) -> str:
-    """A query's value in a message. `$values` is empty when there is no data or an error."""
+    """The marker for a query's value in a message, formatted by a function of Go's templates."""
+    return f"[[{ref} {function}]]"
+
+
+def with_values(text: str, written: Callable[[str, str], str]) -> str:
+    """A message in which each marker is replaced by what `written` makes of its query and its function."""
+    return _MARKER.sub(lambda marker: written(marker[1], marker[2]), text)
+
+
+def grafana_value(ref: str, function: str) -> str:
+    """A value in Grafana's templates. `$values` is empty when there is no data or an error."""
     return f"{{{{ if $values }}}}{{{{ {function} $values.{ref}.Value }}}}{{{{ else }}}}not known{{{{ end }}}}"
 
 
@@ -285,8 +300,8 @@ def rule_json(rule: Rule, runbooks: str) -> Json:
         "execErrState": rule.error.state,
         "labels": {"severity": rule.severity, "component": rule.component},
         "annotations": {
-            "summary": rule.summary,
-            "description": rule.description,
+            "summary": with_values(rule.summary, grafana_value),
+            "description": with_values(rule.description, grafana_value),
             "runbook_url": f"{runbooks}#{rule.uid}",
             "__dashboardUid__": dashboard,
             "__panelId__": str(panel),

@@ -11,3 +11,8 @@ def promtool():
 @pytest.fixture(scope="session")
 def amtool():
     return program("amtool")
+
+
+@pytest.fixture(scope="session")
+def vmalert():
+    return program("vmalert")

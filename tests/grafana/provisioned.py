@@ -1,4 +1,4 @@
-"""The provisioned files as Grafana would read them."""
+"""The generated files as Grafana, Prometheus and Alertmanager would read them."""
 
 import json
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PROVISIONING = ROOT / "grafana" / "provisioning"
+PROMETHEUS = ROOT / "prometheus"
 DASHBOARDS = ("overview", "model_performance", "drift_monitoring", "training_deployment")
 VARIABLES = {
     "$__rate_interval": "2m",
@@ -63,3 +64,16 @@ def threshold(rule: dict[str, Any]) -> tuple[str, str, float]:
     node = next(node for node in rule["data"] if node["refId"] == rule["condition"])
     evaluator = node["model"]["conditions"][0]["evaluator"]
     return node["model"]["expression"], evaluator["type"], evaluator["params"][0]
+
+
+def alerts() -> dict[str, list[dict[str, Any]]]:
+    """Prometheus' rules by group."""
+    document = yaml.safe_load((PROMETHEUS / "rules" / "mlops.yml").read_text("utf-8"))
+    return {group["name"]: group["rules"] for group in document["groups"]}
+
+
+def alert(uid: str) -> dict[str, Any]:
+    """Prometheus' rule of the same title."""
+    title = rules()[uid]["title"]
+    [found] = [rule for group in alerts().values() for rule in group if rule["alert"] == title]
+    return found

@@ -216,6 +216,18 @@ def api_cases() -> dict[str, Case]:
         "just inside": Case(
             {requests(API, 200): ramp(0, 96, 120), requests(API, 500): ramp(0, 5, 120)}, {100: QUIET}, "quiet"
         ),
+        "just beyond": Case(
+            # 5.2 %.
+            {requests(API, 200): ramp(0, 94.8, 120), requests(API, 500): ramp(0, 5.2, 120)},
+            {4: QUIET, 100: api},
+            "fires after its `for`",
+        ),
+        "just enough traffic": Case(
+            # All of 21 requests in 5 minutes fail.
+            {requests(API, 500): ramp(0, 2.1, 120)},
+            {4: QUIET, 100: api},
+            "fires after its `for`",
+        ),
         "too little traffic": Case(
             # All of 18 requests in 5 minutes fail.
             {requests(API, 500): ramp(0, 1.8, 120)},
@@ -283,12 +295,12 @@ def ingestion_cases() -> dict[str, Case]:
     limit = 36 * 60
     return {
         "crossed": Case(
-            # Succeeds at 0 and 24 h, then no more: 36 h after the second success, and 10 minutes.
+            # Succeeds at 0 and 5 h, then no more: 36 h after the second success, and 10 minutes.
             {
-                success(): f"{flat(0, day, 1)} {flat(86400, 3 * day, 1)}",
-                records(): f"{flat(0, day, 1)} {flat(1000, 3 * day, 1)}",
+                success(): f"{flat(0, 300, 1)} {flat(300 * 60, limit + 60, 1)}",
+                records(): f"{flat(0, 300, 1)} {flat(1000, limit + 60, 1)}",
             },
-            {day: QUIET, day + limit: QUIET, day + limit + 9: QUIET, day + limit + 12: prod, 4 * day - 5: prod},
+            {300: QUIET, 300 + limit: QUIET, 300 + limit + 9: QUIET, 300 + limit + 12: prod, 300 + limit + 50: prod},
             FIRES,
             every=1,
         ),
@@ -300,8 +312,8 @@ def ingestion_cases() -> dict[str, Case]:
         ),
         "succeeds without records": Case(
             # Success every day, yet the counter stands still.
-            {success(): daily(4), records(): flat(5000, 4 * day, 1)},
-            {limit - 5: QUIET, limit + 9: QUIET, limit + 12: prod, 3 * day: prod},
+            {success(): daily(2), records(): flat(5000, 2 * day, 1)},
+            {limit - 5: QUIET, limit + 9: QUIET, limit + 12: prod, 2 * day - 5: prod},
             FIRES,
             every=1,
         ),

@@ -4,13 +4,15 @@ import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
 
 from exporter.settings import DEFAULT_AUDIT_FILE, VARIABLES
 from testbed.debian import program
-from tests.grafana.provisioned import ROOT
+from tests.grafana.evaluation import seconds
+from tests.grafana.provisioned import ROOT, rules
 
 FIXED = {"EXPORTER_HOST", "EXPORTER_PORT", "EXPORTER_STATE_DIR"}
 TEXT = (ROOT / "docker-compose.yaml").read_text("utf-8")
@@ -135,6 +137,9 @@ def test_our_images_are_locked_down(name, user):
     assert text.count("\nFROM ") == 2
 
 
+FILES = ("docker-compose.yaml", "docker-compose.gcp.yaml", "docker-compose.alertmanager.yaml")
+
+
 def compose_command():
     if shutil.which("docker"):
         found = subprocess.run(["docker", "compose", "version"], check=False, capture_output=True)
@@ -143,12 +148,12 @@ def compose_command():
     return [program("docker-compose")]
 
 
-@pytest.mark.parametrize("extra", [{}, {"COMPOSE_FILE": "docker-compose.yaml:docker-compose.gcp.yaml",
+@pytest.mark.parametrize("extra", [{}, {"COMPOSE_FILE": ":".join(FILES),
                                         "GOOGLE_CLOUD_PROJECT": "my-project", "DISCORD_WEBHOOK_URL": ""}])  # fmt: skip
 def test_compose_accepts_the_file(extra, tmp_path):
     """With no .env, and with one."""
     command = compose_command()
-    for name in ("docker-compose.yaml", "docker-compose.gcp.yaml"):
+    for name in FILES:
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".env").write_text("".join(f"{key}={value}\n" for key, value in extra.items()), "utf-8")
     done = subprocess.run(
@@ -162,3 +167,61 @@ def test_compose_accepts_the_file(extra, tmp_path):
     assert grafana["environment"]["DISCORD_WEBHOOK_URL"] == "http://127.0.0.1:9/disabled"
     assert exporter["environment"].get("GOOGLE_CLOUD_PROJECT") == extra.get("GOOGLE_CLOUD_PROJECT")
     assert ("gcp.json" in str(exporter["volumes"])) == bool(extra)
+    assert ("alertmanager" in config["services"]) == bool(extra)
+
+
+# -- alerts by Prometheus and Alertmanager -----------------------------------------------------------------------------
+
+SWITCHED = yaml.safe_load((ROOT / "docker-compose.alertmanager.yaml").read_text("utf-8"))["services"]
+
+
+def test_either_grafana_or_alertmanager_tells(tmp_path):
+    """The second file adds Alertmanager, gives Prometheus the rules and has Grafana evaluate none; nothing else."""
+    assert set(SWITCHED) == {"prometheus", "alertmanager", "grafana"}
+    base, command = SERVICES["prometheus"]["command"], SWITCHED["prometheus"]["command"]
+    assert command == [*base, "--rules.alert.for-grace-period=30s"]
+    assert all(seconds(rule["for"]) > 30 for rule in rules().values())
+    assert SWITCHED["grafana"] == {"environment": {"GF_UNIFIED_ALERTING_EXECUTE_ALERTS": "false"}}
+    config = yaml.safe_load((ROOT / "prometheus.yml").read_text("utf-8"))
+    [files], [manager] = config["rule_files"], config["alerting"]["alertmanagers"]
+    folders = {Path(files).parent, Path(manager["file_sd_configs"][0]["files"][0]).parent}
+    mounted = {mount.split(":")[1] for mount in SWITCHED["prometheus"]["volumes"]}
+    assert mounted == {f"/etc/prometheus/{folder}" for folder in folders}
+    # Without the second file neither is there, wherever Prometheus is started.
+    assert not any((ROOT / folder).exists() for folder in folders)
+    assert not any("/etc/prometheus/" + str(folder) in str(SERVICES["prometheus"]) for folder in folders)
+    [group] = yaml.safe_load((ROOT / "prometheus" / "alertmanagers" / "compose.yml").read_text("utf-8"))
+    assert group == {"targets": [f"{SWITCHED['alertmanager']['container_name']}:9093"]}
+    for service in SWITCHED.values():
+        for mount in service.get("volumes", []):
+            assert not mount.startswith("./") or (ROOT / mount.split(":")[0]).exists()
+
+
+def test_alertmanagers_container_is_locked_down_and_pinned():
+    service = SWITCHED["alertmanager"]
+    assert re.search(r":v\d+\.\d+\.\d+$", service["image"])
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    assert "healthcheck" in service
+
+
+@pytest.mark.parametrize(
+    "webhook", ["http://127.0.0.1:9/disabled", "https://discord.com/api/webhooks/1/a-b_c?wait=1&x=|\\"]
+)
+def test_the_webhook_reaches_alertmanagers_configuration(webhook, amtool, tmp_path):
+    """The container's own script, with its folders moved and Alertmanager replaced by amtool's check."""
+    script = SWITCHED["alertmanager"]["entrypoint"][-1].replace("$$", "$")
+    (tmp_path / "tmp").mkdir()
+    script = script.replace("/tmp/", f"{tmp_path}/tmp/").replace("/etc/alertmanager/", f"{ROOT}/prometheus/")
+    ends = script.index("exec ")
+    script = f"{script[:ends]}exec {amtool} check-config {tmp_path}/tmp/alertmanager.yml"
+    done = subprocess.run(
+        [*SWITCHED["alertmanager"]["entrypoint"][:-1], script], env={"PATH": os.environ["PATH"],
+        "DISCORD_WEBHOOK_URL": webhook}, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = tmp_path / "tmp" / "alertmanager.yml"
+    [receiver] = yaml.safe_load(written.read_text("utf-8"))["receivers"]
+    assert receiver["discord_configs"][0]["webhook_url"] == webhook
+    assert written.stat().st_mode & 0o077 == 0

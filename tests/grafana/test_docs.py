@@ -38,6 +38,17 @@ def test_each_runbook_shows_the_proven_cases(uid):
     }
 
 
+def test_the_protocol_has_every_rule():
+    """Written by the end-to-end test: python -m pytest tests/alerts --protocol docs/alerting.md."""
+    table = ALERTING.partition("<!-- protocol: begin -->")[2].partition("<!-- protocol: end -->")[0]
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| (.+) \| ([\d.]+) \|$", table, re.MULTILINE)
+    assert [uid for uid, *_ in rows] == list(rules())
+    for uid, fired, message, _ in rows:
+        assert f"1 firing: {rules()[uid]['title']} ({rules()[uid]['labels']['severity']}): " in message
+        speed = float(re.search(r"divided by ([\d.]+)", table)[1])
+        assert float(fired) >= int(rules()[uid]["for"].removesuffix("m")) * 60 / speed
+
+
 def test_limits_in_the_text_are_the_real_ones():
     limits = load_limits()
     for uid, text in {

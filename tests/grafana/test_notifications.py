@@ -1,13 +1,15 @@
 """Where alerts go, and what their messages say: checked with Alertmanager's own amtool."""
 
 import json
+import re
+import shutil
 import subprocess
 
 import pytest
 import yaml
 
 from grafana.generator.notifications import MESSAGE_LIMIT, TITLE_LIMIT
-from tests.grafana.provisioned import read_yaml, rules
+from tests.grafana.provisioned import PROMETHEUS, read_yaml, rules
 
 CRITICAL_INFRASTRUCTURE = ("10s", "1h")
 CRITICAL_MODEL = ("10s", "2h")
@@ -29,32 +31,23 @@ ROUTED = {
 
 @pytest.fixture(scope="module")
 def route(amtool, tmp_path_factory):
-    """Asks amtool which route some labels take, and gives that route's timing."""
-    [tree] = read_yaml("alerting/policies.yml")["policies"]
-    routes = [tree, *tree["routes"]]
-    sign = {"=": "=", "=~": "=~"}
+    """Asks amtool which route of prometheus/alertmanager.yml some labels take, and gives that route."""
+    folder = tmp_path_factory.mktemp("amtool")
 
-    def converted(index, node):
-        return {
-            "receiver": f"route-{index}",
-            "group_by": node["group_by"],
-            "group_wait": node["group_wait"],
-            "group_interval": node["group_interval"],
-            "repeat_interval": node["repeat_interval"],
-            "matchers": [f'{name}{sign[op]}"{value}"' for name, op, value in node.get("object_matchers", [])],
-        }
-
-    config = {
-        "receivers": [{"name": f"route-{index}"} for index in range(len(routes))],
-        "route": {
-            **{key: value for key, value in converted(0, tree).items() if key != "matchers"},
-            "routes": [converted(index, node) for index, node in enumerate(tree["routes"], 1)],
-        },
-    }
-    path = tmp_path_factory.mktemp("amtool") / "alertmanager.yml"
-    path.write_text(yaml.safe_dump(config), "utf-8")
-
-    def ask(**labels):
+    def ask(changed=None, **labels):
+        config = yaml.safe_load((PROMETHEUS / "alertmanager.yml").read_text("utf-8"))
+        routes = [config["route"], *config["route"]["routes"]]
+        if changed:
+            changed(routes)
+        # amtool names the receiver: one for each route tells them apart.
+        [receiver] = config["receivers"]
+        config["receivers"] = [{"name": f"route-{index}"} for index in range(len(routes))]
+        for index, node in enumerate(routes):
+            assert node["receiver"] == receiver["name"]
+            node["receiver"] = f"route-{index}"
+        del config["templates"]
+        path = folder / "alertmanager.yml"
+        path.write_text(yaml.safe_dump(config), "utf-8")
         done = subprocess.run(
             [amtool, "config", "routes", "test", f"--config.file={path}", *[f"{k}={v}" for k, v in labels.items()]],
             capture_output=True,
@@ -64,6 +57,56 @@ def route(amtool, tmp_path_factory):
         return routes[int(done.stdout.strip().removeprefix("route-"))]
 
     return ask
+
+
+def test_amtool_accepts_the_configuration(amtool):
+    done = subprocess.run(
+        [amtool, "check-config", PROMETHEUS / "alertmanager.yml"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 templates" in done.stdout
+
+
+def test_grafana_and_alertmanager_route_alike():
+    [tree] = read_yaml("alerting/policies.yml")["policies"]
+    config = yaml.safe_load((PROMETHEUS / "alertmanager.yml").read_text("utf-8"))
+
+    def grafanas(node):
+        matchers = [f'{name}{operator}"{text}"' for name, operator, text in node.get("object_matchers", [])]
+        return {key: node[key] for key in TIMING} | ({"matchers": matchers} if matchers else {})
+
+    assert {key: config["route"][key] for key in TIMING} == grafanas(tree)
+    assert config["route"]["routes"] == [grafanas(node) for node in tree["routes"]]
+
+
+TIMING = ("receiver", "group_by", "group_wait", "group_interval", "repeat_interval")
+
+
+@pytest.mark.parametrize("uid", ROUTED)
+def test_an_alert_with_other_labels_takes_another_route(uid, route):
+    """A severity or component that is changed by mistake would be noticed by those who wait for the message."""
+    rule = rules()[uid]
+    ours = route(alertname=rule["title"], **rule["labels"])
+    other = {"critical": "warning", "warning": "critical"}[rule["labels"]["severity"]]
+    changed = [{**rule["labels"], "severity": other}]
+    if rule["labels"]["severity"] == "critical":
+        elsewhere = {"model": "api", "drift": "api", "infrastructure": "model", "api": "drift"}
+        changed.append({**rule["labels"], "component": elsewhere[rule["labels"]["component"]]})
+    for labels in changed:
+        assert route(alertname=rule["title"], **labels).get("matchers") != ours["matchers"]
+
+
+@pytest.mark.parametrize("uid", ROUTED)
+def test_an_alert_loses_its_way_without_its_route(uid, route):
+    rule = rules()[uid]
+    ours = route(alertname=rule["title"], **rule["labels"])["matchers"]
+
+    def closed(routes):
+        for node in routes:
+            if node.get("matchers") == ours:
+                node["matchers"] = ['severity="never"']
+
+    assert "matchers" not in route(closed, alertname=rule["title"], **rule["labels"])
 
 
 def timing(node):
@@ -76,6 +119,7 @@ def test_every_rule_takes_its_route(uid, route):
     assert set(ROUTED) == set(rules())
     node = route(alertname=rule["title"], **rule["labels"])
     assert timing(node) == ROUTED[uid]
+    assert f'severity="{rule["labels"]["severity"]}"' in node["matchers"]
     assert node["group_by"] == ["alertname", "severity", "component"]
 
 
@@ -115,20 +159,18 @@ def alert(uid="model_performance_critical", *, status="firing", job="airflow-met
             "summary": "Champion R² is 0.612, below 0.65",
             "description": "The newest monitoring run measured R² 0.612 on test_current.",
             "runbook_url": rule["annotations"]["runbook_url"],
+            "panel_url": "http://localhost:3000/d/mlops-overview?viewPanel=3",
         }
         | more.pop("annotations", {}),
         "startsAt": "2026-01-01T03:00:00Z",
         "endsAt": "0001-01-01T00:00:00Z",
-        # Stands in for Grafana's own PanelURL, which Alertmanager's data has no field for.
-        "generatorURL": more.pop("url", "http://localhost:3000/d/mlops-overview?viewPanel=3"),
         "fingerprint": "f",
     }
 
 
 @pytest.fixture
 def render(amtool, tmp_path):
-    [template] = read_yaml("alerting/templates.yml")["templates"]
-    (tmp_path / "mlops.tmpl").write_text(template["template"].replace(".PanelURL", ".GeneratorURL"), "utf-8")
+    shutil.copy(PROMETHEUS / "mlops.tmpl", tmp_path)
 
     def run(name, alerts):
         keys = set.intersection(*[set(a["labels"]) for a in alerts])
@@ -152,6 +194,13 @@ def render(amtool, tmp_path):
         return done.stdout.rstrip("\n")
 
     return run
+
+
+def test_both_systems_write_the_same_messages():
+    """But for the field that holds the link: Alertmanager's data has none of Grafana's PanelURL."""
+    [template] = read_yaml("alerting/templates.yml")["templates"]
+    ours = (PROMETHEUS / "mlops.tmpl").read_text("utf-8")
+    assert template["template"].replace(".PanelURL", ".Annotations.panel_url") == ours
 
 
 def test_a_firing_alert_says_what_why_and_what_to_do(render):
@@ -199,8 +248,7 @@ def test_messages_stay_within_discords_limits(render):
             status="firing" if index % 2 else "resolved",
             job="test-metrics",
             labels={"alertname": long, "rulename": long, "severity": long},
-            annotations={"summary": long, "description": long, "runbook_url": long},
-            url=long,
+            annotations={"summary": long, "description": long, "runbook_url": long, "panel_url": long},
         )
         for index in range(40)
     ]
@@ -214,8 +262,6 @@ def test_messages_stay_within_discords_limits(render):
 @pytest.mark.parametrize("uid", rules())
 def test_annotations_are_templates_that_prometheus_renders(uid, promtool, tmp_path):
     """With values and without: the same Go templates, in Prometheus' engine; `$values.X.Value` becomes `$value`."""
-    import re
-
     rule = rules()[uid]
     texts = {}
     for key in ("summary", "description"):

@@ -1,13 +1,14 @@
 """The nine rules, proven: each fires in its scenario and stays quiet in the others, in a real Prometheus."""
 
+import re
 import subprocess
 
 import pytest
 import yaml
 
 from tests.grafana.evaluation import crosses, seconds, states
-from tests.grafana.provisioned import groups, queries, rules, threshold
-from tests.grafana.rule_cases import CASES, NO_DATA, QUIET
+from tests.grafana.provisioned import PROMETHEUS, alert, alerts, groups, queries, rules, threshold
+from tests.grafana.rule_cases import CASES, GONE, NO_DATA, PROD, QUIET, Case, absent, flat, ramp
 
 EXPECTED = {
     "model_performance_critical": ("model_performance", "5m", "critical"),
@@ -25,6 +26,52 @@ ALL_RULES_HAVE = ("crossed", "just inside", "series missing", "exporter down", "
 EVERY_CASE = [(uid, name) for uid, cases in CASES.items() for name in cases]
 
 
+def interval(uid):
+    """How often the rule is evaluated."""
+    return next(group["interval"] for group in groups() if rules()[uid] in group["rules"])
+
+
+def failure(promtool, folder, rule, every, cases, grafanas=()):
+    """What promtool has to say when it plays the cases to one rule of prometheus/rules/mlops.yml; None if nothing.
+
+    Args:
+        every: the group's interval.
+        grafanas: Grafana's queries of the same rule, which must have a value, or none, where the case says so.
+    """
+    (folder / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "g", "rules": [rule]}]}, width=10**9))
+    tests = []
+    for case in cases:
+        expected = []
+        for minute, outcome in case.expect.items():
+            at = f"{round(minute * 60)}s"
+            firing = [] if isinstance(outcome, str) else outcome
+            names = {"alertname": rule["alert"], "alertstate": "firing", **rule["labels"]}
+            series = [{"labels": "ALERTS" + labelled({**names, **labels}), "value": 1} for labels in firing]
+            expr = f'ALERTS{{alertname="{rule["alert"]}", alertstate="firing"}}'
+            expected.append({"expr": expr, "eval_time": at, "exp_samples": series})
+            for node in grafanas:
+                # A query without series makes Grafana's whole rule NoData. (A count of nothing is nothing.)
+                known = [] if outcome == NO_DATA else [{"labels": "{}", "value": 1}]
+                expected.append({"expr": f"count({node}) > bool 0", "eval_time": at, "exp_samples": known})
+        tests.append(
+            {
+                "interval": f"{round(case.every * 60)}s",
+                "input_series": [{"series": key, "values": text} for key, text in case.series.items()],
+                "promql_expr_test": expected,
+            }
+        )
+    document = {"rule_files": ["rules.yml"], "evaluation_interval": every, "tests": tests}
+    (folder / "tests.yml").write_text(yaml.safe_dump(document, width=10**9))
+    done = subprocess.run(
+        [promtool, "test", "rules", "tests.yml"], cwd=folder, check=False, capture_output=True, text=True
+    )
+    return None if done.returncode == 0 else done.stdout + done.stderr
+
+
+def labelled(labels):
+    return "{" + ", ".join(f'{name}="{text}"' for name, text in labels.items()) + "}"
+
+
 def test_nine_rules_in_six_groups():
     found = {
         rule["uid"]: (group["name"], rule["for"], rule["labels"]["severity"])
@@ -38,52 +85,119 @@ def test_every_rule_has_every_case():
     assert {uid: set(ALL_RULES_HAVE) - set(cases) for uid, cases in CASES.items()} == {uid: set() for uid in EXPECTED}
 
 
-@pytest.mark.parametrize(("uid", "name"), EVERY_CASE, ids=[f"{uid}: {name}" for uid, name in EVERY_CASE])
-def test_case(uid, name, promtool, tmp_path):
-    """Prometheus itself evaluates the rule's expression and its `for` over the case's series."""
-    rule, case = rules()[uid], CASES[uid][name]
-    interval = next(group["interval"] for group in groups() if rule in group["rules"])
-    ref, operator, limit = threshold(rule)
-    expr = queries(rule)[ref]
-    sign = {"gt": ">", "lt": "<"}[operator]
-    alerting = {"alert": uid, "expr": f"({expr}) {sign} {limit}", "for": rule["for"]}
-    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "g", "rules": [alerting]}]}))
-    alerts, expressions = [], []
-    for minute, expected in case.expect.items():
-        at = f"{round(minute * 60)}s"
-        firing = [] if isinstance(expected, str) else [{"exp_labels": dict(labels)} for labels in expected]
-        alerts.append({"eval_time": at, "alertname": uid, "exp_alerts": firing})
-        nodes = queries(rule).values()
-        if expected == NO_DATA:
-            # A query without series makes the whole rule NoData. (A sum of nothing is nothing.)
-            expressions += [{"expr": f"count({node}) * 0", "eval_time": at, "exp_samples": []} for node in nodes]
-        else:
-            one = [{"labels": "{}", "value": 1}]
-            expressions += [{"expr": f"count({node}) > bool 0", "eval_time": at, "exp_samples": one} for node in nodes]
-            # Beyond the limit or not is decided by Grafana's threshold node, which must agree with Prometheus.
-            if expected == QUIET and name == "NaN":
-                assert not crosses(float("nan"), operator, limit)
-    (tmp_path / "tests.yml").write_text(
-        yaml.safe_dump(
-            {
-                "rule_files": ["rules.yml"],
-                "evaluation_interval": interval,
-                "tests": [
-                    {
-                        "interval": f"{round(case.every * 60)}s",
-                        "input_series": [{"series": key, "values": text} for key, text in case.series.items()],
-                        "alert_rule_test": alerts,
-                        "promql_expr_test": expressions,
-                    }
-                ],
-            },
-            width=10**9,
-        )
-    )
+def test_prometheus_has_the_same_nine_rules():
+    ours = {rule["title"]: uid for uid, rule in rules().items()}
+    found = {
+        ours[rule["alert"]]: (group, rule["for"], rule["labels"]["severity"])
+        for group, every in alerts().items()
+        for rule in every
+        if rule["alert"] in ours
+    }
+    assert found == EXPECTED
+    assert all(alert(uid)["labels"] == rule["labels"] for uid, rule in rules().items())
+    document = yaml.safe_load((PROMETHEUS / "rules" / "mlops.yml").read_text("utf-8"))
+    intervals = {group["name"]: group["interval"] for group in groups()}
+    assert {group["name"]: group["interval"] for group in document["groups"]} == intervals
+    # Where Grafana says by itself that there is no data, or that a rule cannot be evaluated.
+    others = [rule for every in alerts().values() for rule in every if rule["alert"] not in ours]
+    no_data = {rule["labels"]["rulename"] for rule in others if rule["alert"] == "DatasourceNoData"}
+    assert no_data == {rule["title"] for rule in rules().values() if rule["noDataState"] == "NoData"}
+    assert [rule["alert"] for rule in others].count("DatasourceError") == 1 == len(others) - len(no_data)
+
+
+def test_promtool_accepts_the_rules(promtool):
     done = subprocess.run(
-        [promtool, "test", "rules", "tests.yml"], cwd=tmp_path, check=False, capture_output=True, text=True
+        [promtool, "check", "rules", PROMETHEUS / "rules" / "mlops.yml"], check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "12 rules found" in done.stdout
+
+
+def test_vmalert_accepts_the_rules(vmalert):
+    """VictoriaMetrics' evaluator parses rules and templates with engines of its own."""
+    done = subprocess.run(
+        [vmalert, f"-rule={PROMETHEUS / 'rules' / 'mlops.yml'}", "-dryRun"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_operators_resource_holds_the_same_rules():
+    resource = yaml.safe_load((PROMETHEUS / "prometheusrule.yml").read_text("utf-8"))
+    assert (resource["apiVersion"], resource["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert resource["spec"] == yaml.safe_load((PROMETHEUS / "rules" / "mlops.yml").read_text("utf-8"))
+
+
+@pytest.mark.parametrize(("uid", "name"), EVERY_CASE, ids=[f"{uid}: {name}" for uid, name in EVERY_CASE])
+def test_case(uid, name, promtool, tmp_path):
+    """Prometheus evaluates the rule of prometheus/rules/mlops.yml over the case's series; Grafana's queries agree."""
+    problem = failure(promtool, tmp_path, alert(uid), interval(uid), [CASES[uid][name]], queries(rules()[uid]).values())
+    assert problem is None, problem
+    _, operator, limit = threshold(rules()[uid])
+    # Beyond the limit or not is decided by Grafana's threshold node, which must agree with Prometheus.
+    assert name != "NaN" or not crosses(float("nan"), operator, limit)
+
+
+@pytest.mark.parametrize("uid", EXPECTED)
+def test_both_systems_test_the_same(uid):
+    """The condition of Prometheus' rule is Grafana's last query with its threshold."""
+    ref, operator, limit = threshold(rules()[uid])
+    condition = f"({queries(rules()[uid])[ref]}) {'>' if operator == 'gt' else '<'} {limit:g}"
+    assert alert(uid)["expr"] in (condition, f"({queries(rules()[uid])['A']}) and ({condition})")
+
+
+COMPARISON = re.compile(r"(<=|>=|==|!=|<|>)( bool)? ([\d.]+)")
+OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
+
+
+def mutants(rule):
+    """The rule with one comparison turned round, one limit moved by a tenth, or another `for`."""
+    for found in COMPARISON.finditer(rule["expr"]):
+        sign, modifier, limit = found[1], found[2] or "", float(found[3])
+        others = [(OPPOSITE[sign], limit)]
+        others += [(sign, limit * 0.9), (sign, limit * 1.1)] if limit else [(sign, 1.0)]
+        for other, moved in others:
+            changed = f"{other}{modifier} {moved:g}"
+            expr = rule["expr"][: found.start()] + changed + rule["expr"][found.end() :]
+            yield f"{found[0]} at {found.start()} becomes {changed}", rule | {"expr": expr}
+    yield "for halved", rule | {"for": f"{seconds(rule['for']) / 2:.0f}s"}
+    yield "for doubled", rule | {"for": f"{seconds(rule['for']) * 2:.0f}s"}
+
+
+@pytest.mark.parametrize("uid", EXPECTED)
+def test_no_change_of_a_rule_passes_its_cases(uid, promtool, tmp_path):
+    survivors = []
+    for change, mutant in mutants(alert(uid)):
+        if change in EQUIVALENT.get(uid, []):
+            continue
+        if all(failure(promtool, tmp_path, mutant, interval(uid), [case]) is None for case in CASES[uid].values()):
+            survivors.append(change)
+    assert survivors == []
+
+
+# The value is 0, or more seconds than the limit of 36 hours.
+EQUIVALENT = {"no_data_ingested": ["> 0 at 567 becomes > 1"]}
+
+
+def test_a_rule_without_data_says_so(promtool, tmp_path):
+    """DatasourceNoData, under Grafana's name and with the rule's, once its `for` is over; never while there is data."""
+    others = [rule for rule in alerts()["model_performance"] if rule["alert"] == "DatasourceNoData"]
+    for rule, metric in zip(others, ("bike_model_r2_champion_current", "bike_model_rmse_production"), strict=True):
+        wanted = [{"severity": "critical", "component": "model", "rulename": rule["labels"]["rulename"]}]
+        case = Case(
+            {f"{metric}{{{PROD}}}": f"{flat(1, 10)} {GONE} {absent(60)}"}, {9: QUIET, 16.5: QUIET, 18: wanted}, ""
+        )
+        assert failure(promtool, tmp_path, {**rule, "labels": rule["labels"]}, "1m", [case]) is None
+
+
+def test_a_rule_that_cannot_be_evaluated_is_reported(promtool, tmp_path):
+    [rule] = [rule for rule in alerts()["infrastructure"] if rule["alert"] == "DatasourceError"]
+    series = 'prometheus_rule_evaluation_failures_total{rule_group="/etc/prometheus/rules/mlops.yml;%s"}'
+    cases = [
+        Case({series % "data_drift": ramp(0, 1, 60)}, {3: QUIET, 12: [{"rulename": "data_drift"}]}, ""),
+        Case({series % "data_drift": flat(3, 60), series % "others": ramp(0, 1, 60)}, {30: QUIET}, ""),
+    ]
+    problem = failure(promtool, tmp_path, rule, "30s", cases)
+    assert problem is None, problem
 
 
 @pytest.mark.parametrize("uid", EXPECTED)
