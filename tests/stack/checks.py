@@ -138,10 +138,16 @@ class Checks:
         assert len(tasks) >= 10, f"only {len(tasks)} task instances"
         allowed = {"success", "skipped"}
         return [
-            (task["dag_id"], task["task_id"], task["state"], task["try_number"])
+            (task["dag_id"], task["task_id"], task["state"], task["try_number"], self._first_log(task, login))
             for task in tasks
             if task["state"] not in allowed or task["try_number"] > 1
         ]
+
+    def _first_log(self, task: dict[str, str], login: Sequence[str]) -> str:
+        """The log of a task instance's first try."""
+        run = task["dag_run_id"].replace("+", "%2B")
+        path = f"/dags/{task['dag_id']}/dagRuns/{run}/taskInstances/{task['task_id']}/logs/1"
+        return json.dumps(self._user.airflow(path, *login), ensure_ascii=False)
 
     def down(self, *, volumes: bool) -> None:
         """`down`, and remove what `.env` and volumes hold."""
@@ -336,11 +342,9 @@ class Checks:
         runs = (self._user.airflow(path, *login) or {}).get("dag_runs", [])
         if not runs:
             return ""
-        task = f"{path}/{runs[0]['dag_run_id'].replace('+', '%2B')}/taskInstances/fetch_to_bigquery"
-        state = (self._user.airflow(task, *login) or {}).get("state")
-        if state not in ("up_for_retry", "failed"):
-            return ""
-        return json.dumps(self._user.airflow(f"{task}/logs/1", *login), ensure_ascii=False)
+        run = runs[0]["dag_run_id"].replace("+", "%2B")
+        task = self._user.airflow(f"{path}/{run}/taskInstances/fetch_to_bigquery", *login) or {}
+        return self._first_log(task, login) if task.get("state") in ("up_for_retry", "failed") else ""
 
     def a_key_file_that_is_missing(self) -> None:
         """docker-compose.gcp.yaml without gcp.json: nothing starts, the message names the file, no folder is made."""
