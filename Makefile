@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format docs engines bench pin clean
+.PHONY: help run demo test test-stack lint format docs engines bench pin clean
 
 help: ## Show this list
 	@echo "usage: make TARGET"; echo
@@ -24,6 +24,9 @@ demo: $(VENV)/.run $(VENV)-regmodel/.done ## Play months of the whole loop: mode
 test: $(VENV)/.dev ## Run all tests; those that need a real engine are skipped where it is missing (see make engines)
 	@echo "Running the tests. Skipped ones are listed at the end with what they need."
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-stack: $(VENV)/.dev ## Start the compose stack in a Docker engine of its own and use it (root; about 12 minutes; see docs/compose.md)
+	$(BIN)/python -m tests.stack $(ARGS)
 
 lint: $(VENV)/.dev ## Check types, style and formatting
 	$(BIN)/mypy

@@ -34,7 +34,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
 DESIGN = [
     ("bike_model_r2_champion_current", "gauge", (), "r2", 2),
     ("bike_model_r2_production", "gauge", (), None, 0),
-    ("bike_model_r2_champion_baseline", "gauge", (), "champion_r2_baseline", 1),
+    ("bike_model_r2_champion_baseline", "gauge", (), "champion_r2_baseline", 3),
     ("bike_model_r2_challenger_current", "gauge", (), "r2_current", 1),
     ("bike_model_r2_challenger_baseline", "gauge", (), "r2_baseline", 1),
     ("bike_model_rmse_production", "gauge", (), "rmse", 2),

@@ -10,14 +10,16 @@ import pytest
 import yaml
 
 from exporter.settings import DEFAULT_AUDIT_FILE, VARIABLES
-from testbed.debian import program
+from testbed.install import engines_dir
 from tests.grafana.evaluation import seconds
 from tests.grafana.provisioned import ROOT, rules
+from tests.stack.programs import Unavailable, client_config
 
 FIXED = {"EXPORTER_HOST", "EXPORTER_PORT", "EXPORTER_STATE_DIR"}
 TEXT = (ROOT / "docker-compose.yaml").read_text("utf-8")
 COMPOSE = yaml.safe_load(TEXT)
-SERVICES = COMPOSE["services"]
+SERVICES = {name: service for name, service in COMPOSE["services"].items() if name != "backfill"}
+BACKFILL = COMPOSE["services"]["backfill"]
 EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
 
 
@@ -35,8 +37,9 @@ def test_the_profile_has_every_service():
 
 
 def test_images_are_pinned():
-    images = [service["image"] for service in SERVICES.values() if "build" not in service]
+    images = [service["image"] for service in SERVICES.values() if not service["image"].endswith(":local")]
     assert len(images) == 4
+    assert f"COPY --from={SERVICES['prometheus']['image']} " in BACKFILL["build"]["dockerfile_inline"]
     for folder in ("exporter", "regmodel", "airflow"):
         text = (ROOT / "docker" / folder / "Dockerfile").read_text("utf-8")
         images.append(re.search(r"^ARG BASE=(\S+)$", text, re.MULTILINE).group(1))
@@ -73,7 +76,8 @@ def test_retention_is_fifteen_days_unless_history_is_imported():
 
 
 def test_what_must_survive_has_a_volume():
-    mounts = {mount.split(":")[0]: mount.split(":")[1] for s in SERVICES.values() for mount in s.get("volumes", [])}
+    volumes = [mount for name, s in SERVICES.items() if name != "airflow-init" for mount in s.get("volumes", [])]
+    mounts = {mount.split(":")[0]: mount.split(":")[1] for mount in volumes}
     assert {mounts[volume] for volume in COMPOSE["volumes"]} == {
         *("/data", "/prometheus", "/var/lib/grafana", "/models", "/audit", "/warehouse"),
         *("/shared", "/opt/airflow/logs", "/var/lib/postgresql/data"),
@@ -116,7 +120,7 @@ def test_every_variable_is_explained_in_the_example():
     for service in SERVICES.values():
         environment = service.get("environment", {})
         used |= {name for name in environment if environment[name] is None}
-    assert explained == used | {"COMPOSE_FILE"}
+    assert explained == used | {"COMPOSE_FILE", "COMPOSE_PROFILES"}
     # Copied as it is, it sets nothing.
     assert not re.findall(r"^[^#\s]", EXAMPLE, re.MULTILINE)
 
@@ -132,41 +136,97 @@ def test_our_images_are_locked_down(name, user):
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
+    assert BACKFILL["read_only"] is True
+    assert BACKFILL["cap_drop"] == ["ALL"]
     text = (ROOT / "docker" / OURS[name] / "Dockerfile").read_text("utf-8")
     assert f"USER {user}:{user}" in text
     assert text.count("\nFROM ") == 2
 
 
+def test_what_is_built_here_is_never_pulled():
+    for name, service in COMPOSE["services"].items():
+        if "build" in service:
+            assert service["pull_policy"] == "build", name
+        elif service["image"].endswith(":local"):
+            assert service["pull_policy"] == "never", name
+            assert SERVICES["airflow-init"]["image"] == service["image"]
+
+
+def test_every_container_has_a_memory_limit_and_a_bounded_log():
+    for name, service in COMPOSE["services"].items():
+        assert "mem_limit" in service, name
+        assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}, name
+
+
+def test_init_looks_at_everything_that_is_mounted_from_the_checkout():
+    """The only message about an unreadable file comes from there."""
+    mounted = {mount.split(":")[0] for s in SERVICES.values() for mount in s.get("volumes", []) if mount[0] == "."}
+    checked = [mount.split(":") for mount in SERVICES["airflow-init"]["volumes"] if ":/checkout/" in mount]
+    assert {source for source, _, _ in checked} == mounted
+    assert all(target == source.replace("./", "/checkout/") for source, target, _ in checked)
+    script = (ROOT / "docker" / "airflow" / "init.sh").read_text("utf-8")
+    (command,) = re.findall(r"chmod -R go\+rX (.*)\" >&2", script)
+    assert {f"./{path}" for path in command.split()} == mounted
+
+
+def test_postgres_is_healthy_when_it_answers_over_tcp():
+    """Its first start has a server that listens on the socket only."""
+    assert {"-h", "127.0.0.1"} <= set(SERVICES["airflow-postgres"]["healthcheck"]["test"])
+
+
+def test_both_names_of_the_airflow_user_work_with_one_precedence():
+    exporter, init = SERVICES["airflow-exporter"]["environment"], SERVICES["airflow-init"]["environment"]
+    for ours, theirs in (("AIRFLOW_USERNAME", "AIRFLOW_USER"), ("AIRFLOW_PASSWORD", "AIRFLOW_USER_PASSWORD")):
+        other = f"_AIRFLOW_WWW_USER_{ours.removeprefix('AIRFLOW_')}"
+        assert exporter[ours] == init[theirs] == f"${{{ours}:-${{{other}:-admin}}}}"
+    admins = SERVICES["airflow-webserver"]["environment"]["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS"]
+    assert admins == exporter["AIRFLOW_USERNAME"] + ":admin"
+
+
+def test_a_checkout_under_umask_077_can_be_built():
+    """Files that are copied into an image get a mode of their own, or are copied by root in a stage that is left."""
+    text = (ROOT / "docker" / "airflow" / "Dockerfile").read_text("utf-8")
+    assert all("--chmod=" in line for line in text.splitlines() if line.startswith("COPY"))
+    for folder in ("exporter", "regmodel"):
+        last = (ROOT / "docker" / folder / "Dockerfile").read_text("utf-8").rsplit("\nFROM ", 1)[1]
+        assert all("--from=build" in line for line in last.splitlines() if line.startswith("COPY"))
+
+
 FILES = ("docker-compose.yaml", "docker-compose.gcp.yaml", "docker-compose.alertmanager.yaml")
 
 
-def compose_command():
-    if shutil.which("docker"):
-        found = subprocess.run(["docker", "compose", "version"], check=False, capture_output=True)
-        if found.returncode == 0:
-            return ["docker", "compose"]
-    return [program("docker-compose")]
+def compose(folder, *arguments):
+    """Run Compose 2 in a folder, with no environment but what it needs; skips (in CI: fails) where there is none."""
+    try:
+        plugin = client_config(engines_dir() / "stack" / "client") / "cli-plugins" / "docker-compose"
+    except Unavailable as reason:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(str(reason))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    command = [plugin, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("extra", [{}, {"COMPOSE_FILE": ":".join(FILES),
+                                        "COMPOSE_PROFILES": "monitoring", "AIRFLOW_USERNAME": "me",
                                         "GOOGLE_CLOUD_PROJECT": "my-project", "DISCORD_WEBHOOK_URL": ""}])  # fmt: skip
 def test_compose_accepts_the_file(extra, tmp_path):
     """With no .env, and with one."""
-    command = compose_command()
     for name in FILES:
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".env").write_text("".join(f"{key}={value}\n" for key, value in extra.items()), "utf-8")
-    done = subprocess.run(
-        [*command, "--profile", "monitoring", "config"],
-        cwd=tmp_path, env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
-        check=False, capture_output=True, text=True,
-    )  # fmt: skip
+    profile = [] if "COMPOSE_PROFILES" in extra else ["--profile", "monitoring"]
+    done = compose(tmp_path, *profile, "config")
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     config = yaml.safe_load(done.stdout)
     exporter, grafana = config["services"]["airflow-exporter"], config["services"]["grafana"]
     assert grafana["environment"]["DISCORD_WEBHOOK_URL"] == "http://127.0.0.1:9/disabled"
     assert exporter["environment"].get("GOOGLE_CLOUD_PROJECT") == extra.get("GOOGLE_CLOUD_PROJECT")
-    assert ("gcp.json" in str(exporter["volumes"])) == bool(extra)
+    assert exporter["environment"]["AIRFLOW_USERNAME"] == extra.get("AIRFLOW_USERNAME", "admin")
+    keys = [mount for mount in exporter["volumes"] if "gcp.json" in str(mount)]
+    assert len(keys) == bool(extra)
+    # Docker makes a folder in the place of a file that is missing, unless it is told not to.
+    assert all(not mount["bind"].get("create_host_path") for mount in keys)
     assert ("alertmanager" in config["services"]) == bool(extra)
 
 

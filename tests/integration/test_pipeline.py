@@ -67,6 +67,7 @@ def loop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             "GOOGLE_CLOUD_PROJECT": "",
             "AUDIT_ENV": "test",
             "PIPELINE_RETRIES": "0",
+            "PIPELINE_WAIT_SECONDS": "0",
         }
         airflow = stack.enter_context(engine.running(request.param, folder, dags=DAGS, environment=environment))
         yield Loop(regmodel, airflow, audit, warehouse)
@@ -184,15 +185,15 @@ def test_an_episode_of_drift_from_the_pipeline_to_the_exporter(loop: Loop, tmp_p
 
 @pytest.mark.parametrize("loop", [2, 3], indirect=True, ids=["airflow2", "airflow3"])
 def test_a_run_that_fails_leaves_a_row_that_says_so(loop: Loop):
-    """There are no counts of that time, so the drift test fails: the row is there, and the run has failed."""
+    """There are no counts of that time, and nobody waits for them: the row is there, and the run has failed."""
     before = len(loop.rows()) if loop.audit.exists() else 0
     printed = loop.airflow.trigger("monitor_and_fine_tune", {"as_of": "1999-01-04"}, check=False)
     rows = loop.rows()
     assert len(rows) == before + 1, printed[-2000:]
     row = rows[0]
     assert row["day"] == "1999-01-04"
-    assert row["error_message"] == "failed: monitor_drift"
+    assert row["error_message"] == "failed: check_raw_data"
     assert (row["r2"], row["drift_detected"], row["deployment_decision"]) == (None, None, None)
     statement = "SELECT task_id, state FROM task_instance WHERE dag_id = 'monitor_and_fine_tune' AND run_id = ?"
     states = dict(loop.airflow.rows(statement, (row["run_id"],)))
-    assert states["monitor_drift"] == states["end_monitoring"] == "failed"
+    assert states["check_raw_data"] == states["end_monitoring"] == "failed"

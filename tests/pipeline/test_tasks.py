@@ -1,7 +1,9 @@
 """What the tasks do, against a feed and a model that a test makes: fetching, predicting, the run's clock, the row."""
 
 import dataclasses
+import logging
 import math
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import pytest
 from bike_pipeline import ingestion, monitoring, prediction, runs
 from bike_pipeline.records import BadCounts, Count, PipelineError, Predicted
 from bike_pipeline.regmodel import Known
-from bike_pipeline.settings import BadSettings, Settings, retries, schedule
+from bike_pipeline.settings import BadSettings, Settings, retries, schedule, sensor_arguments
 from bike_pipeline.warehouse import DuckDBWarehouse
 from regmodel.generator import simulate
 from tests.pipeline.conftest import records
@@ -130,6 +132,20 @@ def test_predictions_that_are_exact_have_an_r2_of_one():
     assert prediction.quality(alike, exact) is None, "no spread, no R²"
 
 
+def test_predictions_and_monitoring_wait_for_counts(warehouse: DuckDBWarehouse, caplog: pytest.LogCaptureFixture):
+    """What their sensors ask: not an error while the counts are missing, and a number of rows when they are there."""
+    as_of = START + 31 * DAY
+    checks: list[Callable[[], int]] = [
+        lambda: prediction.check_raw_data(warehouse, as_of - DAY, as_of),
+        lambda: monitoring.check_raw_data(warehouse, as_of),
+    ]
+    caplog.set_level(logging.INFO)
+    assert [ingestion.arrived(check) for check in checks] == [(False, None)] * 2
+    assert caplog.text.count("has daily_fetch_bike_data run?") == 2
+    warehouse.replace_counts(START, as_of, ROWS)
+    assert [ingestion.arrived(check) for check in checks] == [(True, 144), (True, 14 * 144)]
+
+
 def test_predictions_are_looked_at():
     good = [Predicted(START + timedelta(hours=hour), "A", 10.0 + hour, "v1") for hour in range(48)]
     prediction.validate(good, 48, {"A": 20.0})
@@ -186,6 +202,7 @@ def test_a_conf_that_cannot_be_used(conf: dict[str, Any], said: str):
 
 XComs = dict[tuple[str, str], Any]
 WATCHED: XComs = {
+    ("check_raw_data", "return_value"): 2016,
     ("monitor_drift", "drift_detected"): True,
     ("monitor_drift", "drift_summary"): {"drift_share": 0.5, "drifted_features_count": 4},
     ("validate_model", "r2"): 0.4,
@@ -239,9 +256,14 @@ VALIDATED: XComs = {
             ["validate_new_champion"],
             {"r2": 0.4, "deployment_decision": "deploy", "fine_tune_success": True},
         ),
-        ({}, ["monitor_drift"], {"r2": None, "drift_detected": None, "fine_tune_triggered": None, "model_uri": None}),
+        ({}, ["check_raw_data"], {"r2": None, "drift_detected": None, "fine_tune_triggered": None, "model_uri": None}),
+        (
+            {("check_raw_data", "return_value"): 2016},
+            ["monitor_drift"],
+            {"r2": None, "drift_detected": None, "error_message": "failed: monitor_drift"},
+        ),
     ],
-    ids=["deployed", "calm", "training failed", "last look failed", "nothing worked"],
+    ids=["deployed", "calm", "training failed", "last look failed", "no counts", "nothing worked"],
 )
 def test_the_row_says_what_happened(xcoms: XComs, failed: list[str], expected: dict[str, Any]):
     def pulled(task: str, key: str) -> Any:
@@ -270,6 +292,10 @@ def test_settings_of_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PIPELINE_RETRIES", "many")
     with pytest.raises(BadSettings, match="PIPELINE_RETRIES"):
         retries()
+    assert sensor_arguments() == {"mode": "reschedule", "poke_interval": 10, "timeout": 3600}
+    monkeypatch.setenv("PIPELINE_WAIT_SECONDS", "-1")
+    with pytest.raises(BadSettings, match="PIPELINE_WAIT_SECONDS"):
+        sensor_arguments()
     assert schedule("@daily") == "@daily"
     monkeypatch.setenv("PIPELINE_SCHEDULED", "false")
     assert schedule("@daily") is None

@@ -1,11 +1,14 @@
 """The warehouse in a DuckDB file: a window is replaced as a whole."""
 
 import dataclasses
+import os
+import threading
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from bike_pipeline.duckdb_file import FileTrouble, opened
 from bike_pipeline.records import Count, Predicted
 from bike_pipeline.settings import Settings
 from bike_pipeline.warehouse import DuckDBWarehouse
@@ -56,3 +59,21 @@ def test_a_write_that_fails_changes_nothing(warehouse: DuckDBWarehouse):
     with pytest.raises(ValueError, match="many"):
         warehouse.replace_counts(START, START + WEEK, [broken])
     assert warehouse.counts(START, START + WEEK) == rows
+
+
+def test_a_file_that_another_process_is_just_making_is_waited_for(warehouse: DuckDBWarehouse, tmp_path: Path):
+    """On the first day three tasks find no file at the same time; for a moment it is there without a header."""
+    warehouse.replace_counts(START, START + timedelta(days=1), [])
+    made = (tmp_path / "warehouse.duckdb").read_bytes()
+    being_made = tmp_path / "other.duckdb"
+    for content in (b"", made[:4096]):
+        being_made.write_bytes(content)
+        with pytest.raises(FileTrouble, match="it had no complete header for 0 s"), opened(being_made, wait_seconds=0):
+            pass
+        finished = tmp_path / "finished"
+        finished.write_bytes(made)
+        maker = threading.Timer(0.2, os.replace, (finished, being_made))
+        maker.start()
+        with opened(being_made) as connection:
+            assert connection.execute("SELECT count(*) FROM counts").fetchall() == [(0,)]
+        maker.join()

@@ -6,13 +6,14 @@ Conf (all optional): `{"as_of": "2025-05-12", "days": 7}` predicts the seven day
 from typing import Any
 
 try:
-    from airflow.sdk import dag, task
+    from airflow.sdk import PokeReturnValue, dag, task
 except ImportError:  # Airflow 2
     from airflow.decorators import dag, task
+    from airflow.sensors.base import PokeReturnValue
 
-from bike_pipeline import prediction, runs
+from bike_pipeline import ingestion, prediction, runs
 from bike_pipeline.regmodel import RegModel
-from bike_pipeline.settings import Settings, dag_arguments
+from bike_pipeline.settings import Settings, dag_arguments, sensor_arguments
 from bike_pipeline.warehouse import open_warehouse
 
 
@@ -20,10 +21,11 @@ from bike_pipeline.warehouse import open_warehouse
 def daily_prediction() -> None:
     """The tasks and their order."""
 
-    @task
-    def check_raw_data(**context: Any) -> int:
-        """Are there counts for every day?"""
-        return prediction.check_raw_data(open_warehouse(Settings.from_environment()), *runs.window(context))
+    @task.sensor(**sensor_arguments())
+    def check_raw_data(**context: Any) -> PokeReturnValue:
+        """Wait until there are counts for every day."""
+        warehouse, window = open_warehouse(Settings.from_environment()), runs.window(context)
+        return PokeReturnValue(*ingestion.arrived(lambda: prediction.check_raw_data(warehouse, *window)))
 
     @task
     def predict_daily_data(**context: Any) -> None:

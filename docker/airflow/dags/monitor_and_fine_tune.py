@@ -6,21 +6,28 @@ Ends with one row in the audit log, also when a task failed. Conf (optional): `{
 from typing import Any
 
 try:
-    from airflow.sdk import dag, task
+    from airflow.sdk import PokeReturnValue, dag, task
 except ImportError:  # Airflow 2
     from airflow.decorators import dag, task
+    from airflow.sensors.base import PokeReturnValue
 
-from bike_pipeline import monitoring, runs
+from bike_pipeline import ingestion, monitoring, runs
 from bike_pipeline.audit import open_audit_log
 from bike_pipeline.records import PipelineError
 from bike_pipeline.regmodel import RegModel
-from bike_pipeline.settings import Settings, dag_arguments
+from bike_pipeline.settings import Settings, dag_arguments, sensor_arguments
 from bike_pipeline.warehouse import open_warehouse
 
 
 @dag(dag_id="monitor_and_fine_tune", doc_md=__doc__, **dag_arguments("0 1 * * 1"))
 def monitor_and_fine_tune() -> None:
     """The tasks and their order."""
+
+    @task.sensor(**sensor_arguments())
+    def check_raw_data(**context: Any) -> PokeReturnValue:
+        """Wait until there are counts of the weeks that are judged."""
+        warehouse, as_of = open_warehouse(Settings.from_environment()), runs.as_of(context)
+        return PokeReturnValue(*ingestion.arrived(lambda: monitoring.check_raw_data(warehouse, as_of)))
 
     @task
     def monitor_drift(**context: Any) -> None:
@@ -84,7 +91,7 @@ def monitor_and_fine_tune() -> None:
 
     decided = decide_fine_tune()
     end = end_monitoring()
-    monitor_drift() >> validate_model() >> decided
+    check_raw_data() >> monitor_drift() >> validate_model() >> decided
     decided >> fine_tune_model() >> validate_new_champion() >> end
     decided >> end
 

@@ -225,8 +225,15 @@ class BigQueryAuditLog:
 
 
 def main() -> None:
-    """`python -m bike_pipeline.audit`: make the audit log's table, so that its readers find one on day one."""
-    open_audit_log(Settings.from_environment()).prepare()
+    """`python -m bike_pipeline.audit`: make the audit log's table, so that its readers find one on day one.
+
+    Raises:
+        SystemExit: it was not made; the message says why, in one line for each problem.
+    """
+    try:
+        open_audit_log(Settings.from_environment()).prepare()
+    except PipelineError as error:
+        raise SystemExit(str(error)) from None
 
 
 assert {field.name for field in dataclasses.fields(AuditRow)} == set(COLUMNS)  # noqa: S101 -- the two lists are one

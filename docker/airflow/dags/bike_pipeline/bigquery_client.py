@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import google.auth.exceptions
@@ -19,6 +20,9 @@ CALL_SECONDS: Final = 30.0
 JOB_SECONDS: Final = 300.0
 RETRY: Final = Retry(initial=1.0, maximum=10.0, timeout=60.0)
 """The client's own default goes on for 600 seconds."""
+
+
+_KEY_VARIABLE: Final = "GOOGLE_APPLICATION_CREDENTIALS"
 
 
 class BigQueryTrouble(PipelineError):
@@ -77,8 +81,28 @@ def failures(what: str) -> Iterator[None]:
     """Make the pipeline's error of everything that Google's client raises."""
     try:
         yield
-    except google.auth.exceptions.GoogleAuthError as error:
-        # Its message may quote the key file.
-        raise BigQueryTrouble(f"BigQuery, {what}: no usable credentials ({type(error).__name__})") from None
-    except (GoogleAPICallError, RetryError, RequestException, TimeoutError, ValueError) as error:
+    except google.auth.exceptions.TransportError:
+        raise BigQueryTrouble(f"BigQuery, {what}: Google's log-in cannot be reached") from None
+    except google.auth.exceptions.GoogleAuthError:
+        # Its own message may quote the key file.
+        raise BigQueryTrouble(f"BigQuery, {what}: {_wrong_credentials()}") from None
+    except (GoogleAPICallError, RetryError, RequestException, ValueError) as error:
         raise BigQueryTrouble(f"BigQuery, {what}: {type(error).__name__}: {error}") from error
+    except OSError as error:
+        if error.filename is not None and error.filename == os.environ.get(_KEY_VARIABLE):
+            raise BigQueryTrouble(f"BigQuery, {what}: {_wrong_credentials()}") from None
+        raise BigQueryTrouble(f"BigQuery, {what}: {type(error).__name__}: {error}") from error
+
+
+def _wrong_credentials() -> str:
+    """What is wrong with the credentials, and what to do: names the variable and its file."""
+    otherwise = "or unset GOOGLE_CLOUD_PROJECT to keep everything in files"
+    name = os.environ.get(_KEY_VARIABLE)
+    if not name:
+        return f"no Google credentials were found: set {_KEY_VARIABLE} to a service account's key file, {otherwise}"
+    path = Path(name)
+    if not path.exists():
+        return f"{_KEY_VARIABLE} names {path}, which does not exist: put a service account's key there, {otherwise}"
+    if not path.is_file() or not os.access(path, os.R_OK):
+        return f"{_KEY_VARIABLE} names {path}, which is not a file that this user can read (chmod 644), {otherwise}"
+    return f"{_KEY_VARIABLE} names {path}, which Google does not accept: make a new key, {otherwise}"

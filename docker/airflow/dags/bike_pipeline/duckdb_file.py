@@ -16,6 +16,9 @@ PAUSE_SECONDS: Final = 0.1
 STORAGE_VERSION: Final = "v1.0.0"
 """The storage format of DuckDB 1.0, which every later client can open."""
 
+HEADER_BYTES: Final = 3 * 4096
+"""Three blocks, which DuckDB writes first."""
+
 TYPES: Final = {
     "TIMESTAMP": "TIMESTAMPTZ",
     "FLOAT64": "DOUBLE",
@@ -35,6 +38,14 @@ def declared(columns: Mapping[str, str]) -> str:
     return ", ".join(f'"{name}" {TYPES[kind]}' for name, kind in columns.items())
 
 
+def _size(path: Path) -> int | None:
+    """In bytes; None when there is no file. Less than HEADER_BYTES for a moment when another process is making it."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
 @contextlib.contextmanager
 def opened(path: Path, *, wait_seconds: float = WAIT_SECONDS) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with the file as its default database, in one transaction; the file is made if there is none.
@@ -42,7 +53,7 @@ def opened(path: Path, *, wait_seconds: float = WAIT_SECONDS) -> Iterator[duckdb
     The transaction is committed when the block ends, and rolled back when it raises.
 
     Raises:
-        FileTrouble: the file stayed locked for `wait_seconds`, or DuckDB failed.
+        FileTrouble: the file stayed locked, or without a header, for `wait_seconds`, or DuckDB failed.
     """
     deadline = time.monotonic() + wait_seconds
     try:
@@ -54,15 +65,20 @@ def opened(path: Path, *, wait_seconds: float = WAIT_SECONDS) -> Iterator[duckdb
         quoted = str(path).replace("'", "''")
         while True:
             # Said only for a new file: an old one keeps its format, whichever it is.
-            version = "" if path.exists() else f" (STORAGE_VERSION '{STORAGE_VERSION}')"
+            size = _size(path)
+            version = "" if size is not None else f" (STORAGE_VERSION '{STORAGE_VERSION}')"
             try:
                 connection.execute(f"ATTACH '{quoted}' AS held{version}")
                 break
             except duckdb.IOException as error:
-                if "lock" not in str(error).lower():
+                locked = "lock" in str(error).lower()
+                # Before: by now it may be finished. A file that is not even there now cannot be made.
+                was_being_made = (size or 0) < HEADER_BYTES and path.exists()
+                if not locked and not was_being_made:
                     raise FileTrouble(f"{path}: {error}") from error
                 if time.monotonic() > deadline:
-                    raise FileTrouble(f"{path}: another process held its lock for {wait_seconds:.0f} s") from error
+                    why = "another process held its lock" if locked else "it had no complete header"
+                    raise FileTrouble(f"{path}: {why} for {wait_seconds:.0f} s") from error
             except duckdb.Error as error:
                 raise FileTrouble(f"{path}: {error}") from error
             time.sleep(PAUSE_SECONDS)

@@ -1,7 +1,8 @@
 """daily_fetch_bike_data: counts from the city's feed into the warehouse, and a look at what came."""
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,6 +16,7 @@ MOST_SILENT: Final = 0.5
 """Share of the rows without a count, above which the feed counts as broken."""
 LARGEST_COUNT: Final = 100_000
 _HOUR: Final = timedelta(hours=1)
+_log = logging.getLogger(__name__)
 
 
 def fetch(feed: RegModel, warehouse: Warehouse, as_of: datetime, *, days: int) -> tuple[datetime, int]:
@@ -37,6 +39,22 @@ def fetch(feed: RegModel, warehouse: Warehouse, as_of: datetime, *, days: int) -
     rows = feed.counts(start, as_of)
     warehouse.replace_counts(start, as_of, rows)
     return start, len(rows)
+
+
+def arrived(check: Callable[[], int]) -> tuple[bool, int | None]:
+    """Whether counts that another DAG fetches are there: True and what `check` gives, or False and None.
+
+    Args:
+        check: gives the number of rows, and raises BadCounts while counts are missing.
+
+    Raises:
+        PipelineError: the warehouse cannot be read.
+    """
+    try:
+        return True, check()
+    except BadCounts as missing:
+        _log.info("waiting: %s", missing)
+        return False, None
 
 
 def validate(rows: Sequence[Count], start: datetime, end: datetime) -> None:

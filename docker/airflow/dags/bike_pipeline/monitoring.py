@@ -27,6 +27,19 @@ def current_window(as_of: datetime) -> tuple[datetime, datetime]:
     return as_of - timedelta(days=CURRENT_DAYS), as_of
 
 
+def check_raw_data(warehouse: Warehouse, as_of: datetime) -> int:
+    """Whether there are counts of test_current; gives the number of rows.
+
+    Raises:
+        BadCounts: there are none.
+    """
+    start, end = current_window(as_of)
+    rows = warehouse.counts(start, end)
+    if not rows:
+        raise BadCounts(f"no counts from {start:%Y-%m-%d} to {end:%Y-%m-%d}: has daily_fetch_bike_data run?")
+    return len(rows)
+
+
 def find_drift(model: RegModel, warehouse: Warehouse, as_of: datetime) -> drift.Drift:
     """Compare the newest days with those that the champion was chosen on.
 
@@ -154,6 +167,7 @@ def ask_for_refresh(settings: Settings) -> str:
 
 
 EXPECTED: Final = (
+    ("check_raw_data", "return_value"),
     ("monitor_drift", "drift_detected"),
     ("validate_model", "r2"),
     ("decide_fine_tune", "fine_tune_triggered"),

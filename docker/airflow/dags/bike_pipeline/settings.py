@@ -89,8 +89,6 @@ class Settings:
 def retries() -> int:
     """How often a failed task is tried again (PIPELINE_RETRIES, 5 without it). Read while Airflow parses the DAGs.
 
-    A daily task may have to wait for the one that feeds it, and the service for its first model.
-
     Raises:
         BadSettings: it is not a whole number from 0 to 100.
     """
@@ -98,6 +96,21 @@ def retries() -> int:
     if not text.isdecimal() or int(text) > 100:
         raise BadSettings(f"PIPELINE_RETRIES: must be a whole number from 0 to 100, not {text!r}")
     return int(text)
+
+
+def sensor_arguments() -> dict[str, Any]:
+    """What sensors have in common, as keyword arguments of Airflow's `task.sensor`. Read while Airflow parses the DAGs.
+
+    A sensor waits for PIPELINE_WAIT_SECONDS (an hour without it) for the DAG that feeds it. Between two pokes it gives
+    its slot back, so that the DAG it waits for can run on an Airflow of one slot too.
+
+    Raises:
+        BadSettings: it is not a whole number from 0 to a day's seconds.
+    """
+    text = os.environ.get("PIPELINE_WAIT_SECONDS", "").strip() or "3600"
+    if not text.isdecimal() or int(text) > 86_400:
+        raise BadSettings(f"PIPELINE_WAIT_SECONDS: must be a whole number from 0 to 86400, not {text!r}")
+    return {"mode": "reschedule", "poke_interval": 10, "timeout": int(text)}
 
 
 def schedule(cron: str) -> str | None:
