@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb
-import sqlglot
 
 from exporter.errors import SourceUnavailable
 from exporter.snapshot import Reading
@@ -27,6 +26,7 @@ from exporter.sources.audit.files import EmbeddedLog, FoundFiles
 from exporter.sources.audit.query import SOURCE_NAME, AuditQuery, build_query
 from exporter.sources.audit.sample import SAMPLE_COMMENT
 from exporter.sources.audit.spill import spill_folder
+from exporter.sources.audit.transpile import to_duckdb
 
 LOCK_WAIT_SECONDS: Final = 0.1
 ROWS_AT_ONCE: Final = 50
@@ -257,7 +257,7 @@ def _json_rows(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> 
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: AuditQuery) -> Iterator[Mapping[str, Any]]:
-    (sql,) = sqlglot.transpile(query.sql, read="bigquery", write="duckdb")
+    sql = to_duckdb(query.sql)
     values = {p.name: p.value for p in query.parameters if f"${p.name}" in sql}
     cursor = connection.execute(sql, values)
     names = [column[0] for column in cursor.description or ()]
