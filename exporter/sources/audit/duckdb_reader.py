@@ -121,6 +121,20 @@ class DuckDBReader:
             query = self._query_for(connection, until)[0].history(until)
             yield query, _rows(connection, query)
 
+    def glance(self, rows: int) -> tuple[list[Column], list[dict[str, Any]]]:
+        """The table's columns, and its first rows by column name. For `catalogue`.
+
+        Raises:
+            SourceError: as `read`.
+        """
+        with self._deadline(), self._opened(self._log.look()) as connection:
+            columns = self._columns(connection)[0]
+            name = f"{identifier(self._log.schema)}.{identifier(self._log.table)}"
+            # Times as texts: Python's own need a package more.
+            listed = ", ".join(f"CAST({identifier(c.name)} AS VARCHAR) AS {identifier(c.name)}" for c in columns)
+            found = connection.execute(f"SELECT {listed} FROM {name} LIMIT {int(rows)}").fetchall()  # noqa: S608
+            return columns, [dict(zip((c.name for c in columns), row, strict=True)) for row in found]
+
     def close(self) -> None:
         """Nothing stays open between reads."""
 
