@@ -1,4 +1,4 @@
-"""The command line: python -m exporter serve | once | check | init-audit | backfill.
+"""The command line: python -m exporter serve | once | check | init-audit | catalogue | backfill.
 
 Exit codes: 0 done; 1 the command failed (a source is down, a check found a problem); 2 settings, catalogue or arguments
 cannot be used.
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = Settings.from_env(os.environ)
         configure_logging(settings.log_level, settings.log_format, secrets_of(os.environ))
-        catalog = load_catalog(settings.catalog_path)
+        # The one that is being written may be empty still.
+        catalog = load_catalog(None if options.run is _catalogue else settings.catalog_path)
         return int(options.run(options, settings, catalog))
     except ConfigError as error:
         for problem in error.problems:
@@ -82,6 +83,15 @@ def _parser() -> argparse.ArgumentParser:
         "--location", default=None, help="region of a BigQuery dataset that has to be created, such as EU (default: US)"
     )
     init.set_defaults(run=_init_audit)
+    draft = commands.add_parser("catalogue", help="print a starting catalogue for a table, made from its columns")
+    draft.add_argument(
+        "--from",
+        dest="url",
+        required=True,
+        metavar="FILE",
+        help="a .csv, .jsonl, .parquet or .duckdb file (of that, the table that AUDIT_TABLE names), or a pattern",
+    )
+    draft.set_defaults(run=_catalogue)
     _add_backfill(commands)
     return parser
 
@@ -155,6 +165,26 @@ def _init_audit(options: argparse.Namespace, settings: Settings, catalog: Catalo
 
         report = init_duckdb(settings, catalog)
     print(report)
+    return 0
+
+
+def _catalogue(options: argparse.Namespace, settings: Settings, catalog: Catalog) -> int:
+    from exporter.catalog_draft import ROWS, draft, prefix_of
+    from exporter.sources.audit.duckdb_reader import DuckDBReader
+    from exporter.sources.audit.files import EmbeddedLog
+
+    looked_at = Settings.from_env({**os.environ, "AUDIT_URL": options.url})
+    is_file = looked_at.embedded.kind != "duckdb"
+    log_ = EmbeddedLog.of(looked_at, catalog)
+    reader = DuckDBReader(log_)
+    try:
+        columns, rows = reader.glance(ROWS)
+    finally:
+        reader.close()
+    prefix = prefix_of(options.url if is_file else log_.table)
+    table = f"logs.{prefix}" if is_file and settings.audit_table is None else f"{log_.schema}.{log_.table}"
+    sys.stdout.buffer.write(draft(columns, rows, table, prefix).encode())
+    sys.stdout.buffer.flush()
     return 0
 
 

@@ -19,23 +19,37 @@ AIRFLOW_FIGURES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 """What Airflow's own figures are: metric type and labels."""
 
 
+Path = tuple[str | int, ...]
+"""The way into a nested value: keys of objects, indexes (from 0) of lists."""
+Equal = tuple[str, str | float | bool]
+"""A column and what it has to hold: lower-case text, a number or a flag."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewestColumn:
-    """The newest value of an audit column that is neither NULL nor a sentinel."""
+    """The newest value of an audit column that is neither NULL nor a sentinel.
+
+    `path` leads into a column of JSON, STRUCTs or lists; `only` names rows by what their other columns hold.
+    """
 
     column: str
+    path: Path = ()
+    only: tuple[Equal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CountRows:
     """Audit rows counted by a column's value; `where` names a BOOL column that must be true.
 
-    `values` pairs each label value with the column's value, as lower-case text (BOOL: `true`, `false`).
+    `values` pairs each label value with the column's value, as lower-case text (BOOL: `true`, `false`). `path` and
+    `only` are as in `NewestColumn`.
     """
 
     column: str
     values: tuple[tuple[str, str], ...]
     where: str | None = None
+    path: Path = ()
+    only: tuple[Equal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +90,31 @@ class MetricSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeSpec:
+    """How the timestamp column is read, where its type does not say it: see `exporter.sources.audit.times`.
+
+    `unit` is that of epoch numbers, a key of UNITS; `zone` an IANA name, for times that have none; `format` that of
+    texts, made of FORMAT_ELEMENTS.
+    """
+
+    path: Path = ()
+    unit: str | None = None
+    zone: str = "UTC"
+    format: str | None = None
+
+
+UNITS: Final[Mapping[str, int]] = {"s": 1_000_000, "ms": 1_000, "us": 1}
+"""Units of epoch numbers, in microseconds."""
+FORMAT_ELEMENTS: Final = tuple(f"%{letter}" for letter in "YymdbBHIpMSfzjaA%")
+"""What a time's format is made of; the meanings are those of strftime in C and Python."""
+
+
+@dataclass(frozen=True, slots=True)
 class AuditSpec:
     """The audit table. Each entry of `missing` holds values that, all together in one row, mean NULL in its columns.
 
-    `labels` pairs label names with the columns that hold their values; rows are told apart by them.
+    `labels` pairs label names with the columns that hold their values; rows are told apart by them. `time` says how
+    the timestamp column is read.
     """
 
     table: str
@@ -87,6 +122,7 @@ class AuditSpec:
     env: str | None
     missing: tuple[tuple[tuple[str, float], ...], ...]
     labels: tuple[tuple[str, str], ...] = ()
+    time: TimeSpec = TimeSpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +150,15 @@ class Catalog:
             names.append(origin.column)
             if isinstance(origin, CountRows) and origin.where:
                 names.append(origin.where)
+            names.extend(column for column, _ in origin.only)
         for sentinel in self.audit.missing:
             names.extend(column for column, _ in sentinel)
         return tuple(dict.fromkeys(names))
+
+
+def dotted(path: Path) -> str:
+    """A path as it is written in one line: `metrics[0].drift.share`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
 def exposed_names(metric: MetricSpec) -> tuple[str, ...]:

@@ -24,16 +24,19 @@ from exporter.catalog import (
     AuditSpec,
     Catalog,
     CountRows,
+    Equal,
     MetricSpec,
     NewestColumn,
     Origin,
+    TimeSpec,
     XCom,
     exposed_names,
 )
+from exporter.catalog_columns import COLUMN_RULE, ColumnReader, is_column
 from exporter.errors import ConfigError
 from exporter.regular_file import read_regular_file
 from exporter.setting_values import is_table_name
-from exporter.yaml_nodes import NodeReader, compose, is_unicode, line_of
+from exporter.yaml_nodes import compose, is_unicode, line_of
 
 MAX_BYTES: Final = 1_000_000
 """Of a catalogue's file: room for 7,000 metrics, where the built-in one takes 8 KB."""
@@ -48,7 +51,6 @@ TARGET_LABELS: Final = frozenset({"job", "instance"})
 
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 """The name of a metric, without the colons of recording rules, or of a label."""
-_COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,299}")
 
 
 def load_catalog(path: Path | None = None) -> Catalog:
@@ -88,14 +90,8 @@ def parse_catalog(text: str, name: str) -> Catalog:
     return Catalog(audit, metrics, hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
-class _CatalogParser(NodeReader):
+class _CatalogParser(ColumnReader):
     """Reads the document's nodes from the top, and then holds the metrics against each other."""
-
-    def column(self, node: yaml.Node | None, what: str) -> str:
-        name = self.text(node, what)
-        if name and not _COLUMN.fullmatch(name):
-            self.note(node, f"{what}: {name!r} is not a column name (letters, digits and underscores)")
-        return name
 
     # -- the document ----------------------------------------------------------------------------------------------
 
@@ -153,15 +149,15 @@ class _CatalogParser(NodeReader):
         table = self.text(entries["table"], "audit.table") if "table" in entries else ""
         if table and not is_table_name(table):
             self.note(entries["table"], f"audit.table: {table!r} is not dataset.table or project.dataset.table")
-        timestamp = self.column(entries["timestamp"], "audit.timestamp") if "timestamp" in entries else ""
+        timestamp, time = self.time(entries["timestamp"]) if "timestamp" in entries else ("", TimeSpec())
         env = self.column(entries["env"], "audit.env") if "env" in entries else None
         missing = []
         if "missing" in entries:
             for item in self.items(entries["missing"], "audit.missing", may_be_empty=True):
                 pairs = []
                 for column, value in self.entries(item, "audit.missing").items():
-                    if not _COLUMN.fullmatch(column):
-                        self.note(value, f"audit.missing: {column!r} is not a column name")
+                    if not is_column(column):
+                        self.note(value, f"audit.missing: {column!r} is not a column name ({COLUMN_RULE})")
                     pairs.append((column, self.number(value, f"audit.missing: {column}")))
                 if not pairs and isinstance(item, yaml.MappingNode):
                     self.note(item, "audit.missing: expected at least one column with its value")
@@ -173,7 +169,7 @@ class _CatalogParser(NodeReader):
                 labels.append((label, self.column(column_node, f"audit.labels: {label}")))
             if len(labels) > MAX_AUDIT_LABELS:
                 self.note(entries["labels"], f"audit.labels: {len(labels)} labels, at most {MAX_AUDIT_LABELS} fit")
-        return AuditSpec(table, timestamp, env, tuple(missing), tuple(labels[:MAX_AUDIT_LABELS]))
+        return AuditSpec(table, timestamp, env, tuple(missing), tuple(labels[:MAX_AUDIT_LABELS]), time)
 
     def metric(self, node: yaml.Node) -> MetricSpec | None:
         known = ("name", "type", "help", "labels", "buckets", "from", "alias_of")
@@ -292,9 +288,18 @@ class _CatalogParser(NodeReader):
     def audit_origin(self, node: yaml.Node, name: str) -> Origin:
         if isinstance(node, yaml.ScalarNode):
             return NewestColumn(self.column(node, f"{name}: audit"))
-        entries = self.mapping(node, f"{name}: audit", ("count", "values", "where"), ("count", "values"))
+        if isinstance(node, yaml.MappingNode) and not any(key.value in ("count", "values") for key, _ in node.value):
+            return self.newest_column(node, name)
+        known = ("count", "path", "values", "where")
+        entries = self.mapping(node, f"{name}: audit", known, ("count", "values"))
         column = self.column(entries["count"], f"{name}: audit.count") if "count" in entries else ""
-        where = self.column(entries["where"], f"{name}: audit.where") if "where" in entries else None
+        path = self.path(entries["path"], f"{name}: audit.path") if "path" in entries else ()
+        where: str | None = None
+        only: tuple[Equal, ...] = ()
+        if isinstance(entries.get("where"), yaml.MappingNode):
+            only = self.only(entries["where"], f"{name}: audit.where")
+        elif "where" in entries:
+            where = self.column(entries["where"], f"{name}: audit.where")
         values: dict[str, str] = {}
         if "values" in entries:
             given = self.entries(entries["values"], f"{name}: audit.values")
@@ -304,16 +309,20 @@ class _CatalogParser(NodeReader):
                 if not label_value or not is_unicode(label_value):
                     self.note(raw, f"{name}: audit.values: {label_value!r} cannot be a label's value")
                 text = self.text(raw, f"{name}: audit.values: {label_value}").lower()
-                if raw.tag.endswith(":bool") and text not in ("true", "false"):
-                    self.note(
-                        raw,
-                        f"{name}: audit.values: {label_value}: write true or false where the column holds flags, or "
-                        f"'{text}' in quotes where it holds that text",
-                    )
+                if raw.tag.endswith(":bool"):
+                    self.flag(raw, text, f"{name}: audit.values: {label_value}")
                 if text in values:
                     self.note(raw, f"{name}: audit.values: {text!r} appears twice")
                 values.setdefault(text, label_value)
-        return CountRows(column, tuple((label_value, text) for text, label_value in values.items()), where)
+        pairs = tuple((label_value, text) for text, label_value in values.items())
+        return CountRows(column, pairs, where, path, only)
+
+    def newest_column(self, node: yaml.Node, name: str) -> Origin:
+        entries = self.mapping(node, f"{name}: audit", ("column", "path", "where"), ("column",))
+        column = self.column(entries["column"], f"{name}: audit.column") if "column" in entries else ""
+        path = self.path(entries["path"], f"{name}: audit.path") if "path" in entries else ()
+        only = self.only(entries["where"], f"{name}: audit.where") if "where" in entries else ()
+        return NewestColumn(column, path, only)
 
     def xcom(self, node: yaml.Node, name: str) -> Origin:
         entries = self.mapping(node, f"{name}: xcom", ("dag", "task", "key", "field", "take"), ("dag", "task", "key"))

@@ -168,7 +168,7 @@ def test_no_two_metrics_share_a_sample_name():
 
 
 def example_on_the_page(number: int = 0) -> str:
-    blocks = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```yaml\n(version:.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     assert len(blocks) == 2, "one complete example, and one of many models"
     return blocks[number]
 
@@ -209,6 +209,21 @@ def test_the_example_of_many_models_labels_what_comes_from_the_audit_log():
 def test_the_example_on_the_page_names_nothing_of_the_built_in_pipeline():
     text = example_on_the_page(0) + example_on_the_page(1)
     assert not re.search(r"bike|monitor_and_fine_tune|daily_|monitoring_audit", text)
+
+
+def test_paths_and_conditions_are_parsed_by_their_look():
+    text = """
+- {name: shop_r2, type: gauge, help: R2., from: [{audit: {column: Bericht (neu), path: "a[0].b c.0", where: {
+    key: " R2 ", fold: 1, live: true, code: "1"}}}]}
+"""
+    assert only(text).origins == (
+        NewestColumn(
+            "Bericht (neu)", ("a", 0, "b c", "0"), (("key", "r2"), ("fold", 1.0), ("live", True), ("code", "1"))
+        ),
+    )
+    assert only(gauge(origins='[{audit: {column: c, path: ["a.b", 0, "0"]}}]')).origins == (
+        NewestColumn("c", ("a.b", 0, "0")),
+    )
 
 
 def test_the_page_explains_every_key_type_figure_and_reserved_name():
@@ -340,7 +355,7 @@ def test_a_merge_key_is_no_key():
 
 KEYS = "known: name, type, help, labels, buckets, from, alias_of"
 NAME_RULE = "letters, digits and underscores only"
-COLUMN_RULE = "(letters, digits and underscores)"
+COLUMN_RULE = "(1 to 300 characters, on one line)"
 NO_VALUE = "is not a metric with a value of its own"
 NOT_COUNTS = "which belong to histograms' samples (where the name has to stay, declare the type as untyped)"
 HISTOGRAM = {"name": "runs_seconds", "type": "histogram", "labels": "[dag_id, state]", "buckets": "[1, 2]"}
@@ -433,7 +448,30 @@ MISTAKES = [
         "shop_r2: each entry of 'from' has exactly one of audit, xcom, airflow",
     ),
     (gauge(origins="[{audit: r2}, {audit: r2}]"), "shop_r2: the same origin appears twice"),
-    (gauge(origins='[{audit: "r2; DROP"}]'), f"shop_r2: audit: 'r2; DROP' is not a column name {COLUMN_RULE}"),
+    (gauge(origins='[{audit: "r2\\tDROP"}]'), f"shop_r2: audit: 'r2\\tDROP' is not a column name {COLUMN_RULE}"),
+    (gauge(origins="[{audit: {path: a}}]"), "shop_r2: audit: 'column' is missing"),
+    *(
+        (gauge(origins=f"[{{audit: {{column: c, {given}}}}}]"), f"shop_r2: audit{problem}")
+        for given, problem in [
+            ("value: b", ": unknown key 'value' (known: column, path, where)"),
+            ("path: .a", ".path: '.a' is not a path, such as metrics[0].drift.share"),
+            ("path: 'a[x]'", ".path: 'a[x]' is not a path, such as metrics[0].drift.share"),
+            ("path: [a, {}]", ".path: expected text"),
+            ("path: ~", ".path: expected text"),
+            ('path: [a"b]', ".path: 'a\"b' cannot be a key (no quotes, backslashes or line breaks)"),
+            (f"path: {'.'.join('a' * 21)}", ".path: 21 steps, at most 20 fit"),
+            ("where: key", ".where: expected a mapping (key: value)"),
+            ("where: {}", ".where: expected at least one column with its value"),
+            ("where: {key: ~}", ".where: key: expected text"),
+            ("where: {key: [a]}", ".where: key: expected text"),
+            ("where: {key: .inf}", ".where: key: expected a finite number"),
+            (
+                "where: {key: yes}",
+                ".where: key: write true or false where the column holds flags, or 'yes' in quotes where it holds "
+                "that text",
+            ),
+        ]
+    ),
     (gauge(origins="[{airflow: dags}]"), f"shop_r2: airflow: 'dags' is not one of {', '.join(AIRFLOW_FIGURES)}"),
     (gauge(origins="[{xcom: {dag: d, task: t}}]"), "shop_r2: xcom: 'key' is missing"),
     (gauge(origins="[{xcom: {dag: d, task: t, key: ~}}]"), "shop_r2: xcom.key: expected text"),
@@ -466,11 +504,11 @@ MISTAKES = [
     ),
     (
         count(origins="[{audit: {count: c, values: {a: b}, when: d}}]"),
-        "shop_total: audit: unknown key 'when' (known: count, values, where)",
+        "shop_total: audit: unknown key 'when' (known: count, path, values, where)",
     ),
     (
-        count(origins="[{audit: {count: c, values: {a: b}, where: d e}}]"),
-        f"shop_total: audit.where: 'd e' is not a column name {COLUMN_RULE}",
+        count(origins='[{audit: {count: c, values: {a: b}, where: "d\\0e"}}]'),
+        f"shop_total: audit.where: 'd\\x00e' is not a column name {COLUMN_RULE}",
     ),
     # what an origin gives
     (
@@ -579,13 +617,16 @@ AUDIT = [
     (["timestamp: at"], "3: audit: 'table' is missing"),
     (["table: logs", "timestamp: at"], f"3: audit.table: 'logs' {TABLE_RULE}"),
     (["table: a.b`", "timestamp: at"], f"3: audit.table: 'a.b`' {TABLE_RULE}"),
-    (["table: a.b", "timestamp: a t"], f"4: audit.timestamp: 'a t' is not a column name {COLUMN_RULE}"),
+    (
+        ["table: a.b", f"timestamp: {'a' * 301}"],
+        f"4: audit.timestamp: '{'a' * 301}' is not a column name {COLUMN_RULE}",
+    ),
     (["table: a.b", "timestamp: at", "env:"], "5: audit.env: expected text"),
     (["table: a.b", "timestamp: at", "env: [e]"], "5: audit.env: expected text"),
     (["table: a.b", "timestamp: at", "labels: [model]"], "5: audit.labels: expected a mapping (key: value)"),
     (
-        ["table: a.b", "timestamp: at", "labels: {model: a b}"],
-        f"5: audit.labels: model: 'a b' is not a column name {COLUMN_RULE}",
+        ["table: a.b", "timestamp: at", 'labels: {model: "a\\tb"}'],
+        f"5: audit.labels: model: 'a\\tb' is not a column name {COLUMN_RULE}",
     ),
     (["table: a.b", "timestamp: at", "labels: {a-b: c}"], "5: audit.labels: 'a-b' is not a legal label name"),
     (
@@ -601,8 +642,10 @@ AUDIT = [
     (["table: a.b", "timestamp: at", "missing: [r2]"], "5: audit.missing: expected a mapping (key: value)"),
     (["table: a.b", "timestamp: at", "missing: [{}]"], "5: audit.missing: expected at least one column with its value"),
     (["table: a.b", "timestamp: at", "missing: [{r2: x}]"], "5: audit.missing: r2: expected a finite number"),
-    (["table: a.b", "timestamp: at", "missing: [{r-2: 1}]"], "5: audit.missing: 'r-2' is not a column name"),
-    (["table: a.b", "timestamp: at", 'missing: [{"r2\\n": 1}]'], "5: audit.missing: 'r2\\n' is not a column name"),
+    (
+        ["table: a.b", "timestamp: at", 'missing: [{"r2\\n": 1}]'],
+        f"5: audit.missing: 'r2\\n' is not a column name {COLUMN_RULE}",
+    ),
 ]
 
 

@@ -38,7 +38,7 @@ def read_rows(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAnsw
     """Turn the query's answer into observations: one row, or one for each label set.
 
     Raises:
-        BadData: the rows are not what the query asks for.
+        BadData: the rows are not what the query asks for, or none of the log's rows has a usable time.
     """
     if query.labels:
         return _read_sets(query, rows)
@@ -46,6 +46,16 @@ def read_rows(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAnsw
     if len(found) != 1:
         raise BadData(f"The audit query returned {len(found)} rows instead of one.")
     return read_row(query, found[0])
+
+
+def _refuse_undated(query: AuditQuery, rows: int, undated: int) -> None:
+    """A log that tells no time at all is misread: zero for every counter would be an invention.
+
+    Raises:
+        BadData: there are rows, and none has a time.
+    """
+    if undated and not rows:
+        raise BadData(f"None of the log's {_rows(undated)} has a usable time in column {query.timestamp}.")
 
 
 def _read_sets(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAnswer:
@@ -73,6 +83,7 @@ def _read_sets(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAns
             known.append(_count(row, name))
     if overall is None:  # an empty table
         overall = dict.fromkeys(("all_newest", "all_first_future"))
+    _refuse_undated(query, _overall(overall, "rows"), _overall(overall, "undated"))
     shared = tuple(sets)
     newest = _time(overall, "all_newest")
     observations: dict[str, Observation] = {}
@@ -123,8 +134,9 @@ def read_row(query: AuditQuery, row: Mapping[str, Any]) -> AuditAnswer:
     """Turn the query's one row into observations. What is NULL or not finite gives no sample.
 
     Raises:
-        BadData: a value has a type that the query cannot have produced.
+        BadData: a value has a type that the query cannot have produced, or none of the log's rows has a usable time.
     """
+    _refuse_undated(query, _count(row, "rows"), _count(row, "undated"))
     newest = _time(row, "newest")
     observations: dict[str, Observation] = {}
     gaps = list(query.gaps)

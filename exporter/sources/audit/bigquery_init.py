@@ -30,7 +30,7 @@ def init_bigquery(settings: Settings, catalog: Catalog, location: str | None = N
             try:
                 table = client.get_table(source.name, retry=source.retry())
             except api.NotFound:
-                _create(client, source, wanted, catalog.audit.timestamp, location)
+                _create(client, source, wanted, location)
                 return InitReport(source.name, True, tuple(column.name for column in wanted), ())
             present = {field.name.lower(): google_type(field) for field in table.schema}
             lacking, mismatched = compare(wanted, present)
@@ -46,7 +46,6 @@ def _create(
     client: bigquery.Client,
     source: BigQueryTable,
     wanted: tuple[TableColumn, ...],
-    timestamp: str,
     location: str | None,
 ) -> None:
     dataset = bigquery.Dataset(source.name.rpartition(".")[0])
@@ -54,7 +53,8 @@ def _create(
         dataset.location = location
     client.create_dataset(dataset, exists_ok=True, retry=source.retry())
     table = bigquery.Table(source.name, schema=[_field(column) for column in wanted])
-    table.time_partitioning = bigquery.TimePartitioning(field=timestamp)
+    if wanted[0].type in ("TIMESTAMP", "DATETIME"):
+        table.time_partitioning = bigquery.TimePartitioning(field=wanted[0].name)
     client.create_table(table, exists_ok=True, retry=source.retry())
 
 

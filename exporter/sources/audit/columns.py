@@ -3,19 +3,32 @@
 from dataclasses import dataclass
 from typing import Final
 
+from exporter.catalog import Path, dotted
+
 FLOAT_MAX: Final = 1.7976931348623157e308
 """Largest finite FLOAT64: a comparison with it drops infinities, and NaN in both engines."""
 
 NUMBER_TYPES: Final = frozenset({"FLOAT64", "INT64", "NUMERIC", "BIGNUMERIC"})
 LABEL_TYPES: Final = frozenset({"STRING", "INT64", "BOOL"})
+FLAT_TYPES: Final = NUMBER_TYPES | {"BOOL", "BYTES", "DATE", "DATETIME", "TIME", "TIMESTAMP"}
+"""Types of which no value has parts, so that no path leads into them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column that the table has: name as the table spells it, GoogleSQL type (`ARRAY<…>` for repeated ones)."""
+    """A column that the table has: name as the table spells it, GoogleSQL type (`ARRAY<…>` for repeated ones).
+
+    `expression` is the GoogleSQL that reads it, where that is not the column as it stands: see `at_path`.
+    """
 
     name: str
     type: str
+    expression: str = ""
+
+    @property
+    def sql(self) -> str:
+        """The GoogleSQL that reads it."""
+        return self.expression or quote(self.name)
 
 
 def quote(name: str) -> str:
@@ -23,9 +36,25 @@ def quote(name: str) -> str:
     return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
 
 
+def literal(text: str) -> str:
+    """A text quoted for GoogleSQL."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def at_path(column: Column, path: Path) -> Column:
+    """What stands at a path in a column of JSON, of texts that hold JSON, of STRUCTs or of lists, as a STRING.
+
+    NULL where there is no such place, where it holds an object or a list, and where a text is no JSON.
+    """
+    whole = column.sql if column.type in ("STRING", "JSON") else f"TO_JSON_STRING({column.sql})"
+    steps = "".join(f"[{step}]" if isinstance(step, int) else f'."{step}"' for step in path)
+    value = f"JSON_VALUE({whole}, {literal('$' + steps)})"
+    return Column(f"{column.name}, path {dotted(path)}", "STRING", value)
+
+
 def as_number(column: Column) -> str:
     """The column as FLOAT64; NULL where a text holds no number."""
-    quoted = quote(column.name)
+    quoted = column.sql
     if column.type == "FLOAT64":
         return quoted
     if column.type == "BOOL":
@@ -40,7 +69,7 @@ def as_number(column: Column) -> str:
 
 def as_flag(column: Column) -> str:
     """The column as BOOL; NULL where it says neither yes nor no."""
-    quoted = quote(column.name)
+    quoted = column.sql
     if column.type == "BOOL":
         return quoted
     if column.type == "STRING":
@@ -56,4 +85,4 @@ def as_flag(column: Column) -> str:
 
 def as_text(column: Column) -> str:
     """The column as lower-case text without surrounding blanks."""
-    return f"LOWER(TRIM(CAST({quote(column.name)} AS STRING)))"
+    return f"LOWER(TRIM(CAST({column.sql} AS STRING)))"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb
-import sqlglot
 
 from exporter.errors import SourceUnavailable
 from exporter.snapshot import Reading
@@ -27,6 +26,7 @@ from exporter.sources.audit.files import EmbeddedLog, FoundFiles
 from exporter.sources.audit.query import SOURCE_NAME, AuditQuery, build_query
 from exporter.sources.audit.sample import SAMPLE_COMMENT
 from exporter.sources.audit.spill import spill_folder
+from exporter.sources.audit.transpile import to_duckdb
 
 LOCK_WAIT_SECONDS: Final = 0.1
 ROWS_AT_ONCE: Final = 50
@@ -120,6 +120,20 @@ class DuckDBReader:
         ):
             query = self._query_for(connection, until)[0].history(until)
             yield query, _rows(connection, query)
+
+    def glance(self, rows: int) -> tuple[list[Column], list[dict[str, Any]]]:
+        """The table's columns, and its first rows by column name. For `catalogue`.
+
+        Raises:
+            SourceError: as `read`.
+        """
+        with self._deadline(), self._opened(self._log.look()) as connection:
+            columns = self._columns(connection)[0]
+            name = f"{identifier(self._log.schema)}.{identifier(self._log.table)}"
+            # Times as texts: Python's own need a package more.
+            listed = ", ".join(f"CAST({identifier(c.name)} AS VARCHAR) AS {identifier(c.name)}" for c in columns)
+            found = connection.execute(f"SELECT {listed} FROM {name} LIMIT {int(rows)}").fetchall()  # noqa: S608
+            return columns, [dict(zip((c.name for c in columns), row, strict=True)) for row in found]
 
     def close(self) -> None:
         """Nothing stays open between reads."""
@@ -257,7 +271,7 @@ def _json_rows(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> 
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: AuditQuery) -> Iterator[Mapping[str, Any]]:
-    (sql,) = sqlglot.transpile(query.sql, read="bigquery", write="duckdb")
+    sql = to_duckdb(query.sql)
     values = {p.name: p.value for p in query.parameters if f"${p.name}" in sql}
     cursor = connection.execute(sql, values)
     names = [column[0] for column in cursor.description or ()]

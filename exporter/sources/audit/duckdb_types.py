@@ -9,6 +9,8 @@ DUCKDB_TYPES: Final[Mapping[str, str]] = {
     "INT64": "BIGINT",
     "BOOL": "BOOLEAN",
     "STRING": "VARCHAR",
+    "DATETIME": "TIMESTAMP",
+    "JSON": "JSON",
 }
 """What a column of a GoogleSQL type is created as."""
 _INTEGERS: Final = frozenset(

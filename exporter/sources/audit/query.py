@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from exporter.catalog import Catalog, CountRows, MetricSpec, NewestColumn
+from exporter.catalog import Catalog, CountRows, Equal, MetricSpec, NewestColumn, dotted
 from exporter.errors import BadData
 from exporter.settings import Settings
 from exporter.snapshot import Gap, Labels
 from exporter.sources.audit.columns import (
+    FLAT_TYPES,
     FLOAT_MAX,
     LABEL_TYPES,
     NUMBER_TYPES,
@@ -27,8 +28,10 @@ from exporter.sources.audit.columns import (
     as_flag,
     as_number,
     as_text,
+    at_path,
     quote,
 )
+from exporter.sources.audit.times import advice, as_micros
 from exporter.sources.boundary import text
 
 SOURCE_NAME: Final = "audit"
@@ -80,6 +83,8 @@ class AuditQuery:
     counts: tuple[CountOutput, ...]
     gaps: tuple[Gap, ...]
     missing_columns: tuple[str, ...]
+    timestamp: str
+    """The column that says when a row was recorded, and what it has to hold: for a log whose rows all lack it."""
     history_sql: str = ""
     labels: tuple[str, ...] = ()
     """Labels from output columns `l<index>`, by which the rows are grouped; none: the answer is one row."""
@@ -173,7 +178,8 @@ class _QueryBuilder:
         self.catalog = catalog
         self.since_us = since_us
         self.max_series = max_series
-        self.columns = {column.name.lower(): column for column in columns}
+        # Blanks around a name, as after the commas of a CSV file's header, are nobody's intention.
+        self.columns = {column.name.strip().lower(): column for column in columns}
         self.parameters: list[Parameter] = []
         self.log: dict[str, str] = {}
         self.moments: list[str] = []
@@ -200,19 +206,19 @@ class _QueryBuilder:
             "MIN(IF(`at` > @horizon, `at`, NULL)) AS `first_future`",
         ]
         gaps: list[Gap] = []
-        metrics_by_column: dict[str, list[str]] = {}
+        metrics_by_origin: dict[NewestColumn, list[str]] = {}
         counts: list[CountOutput] = []
         for metric, origin in self.catalog.audit_metrics():
             reason = self.cannot(origin)
             if reason:
                 gaps.append(Gap(metric.name, reason))
             elif isinstance(origin, NewestColumn):
-                metrics_by_column.setdefault(origin.column.lower(), []).append(metric.name)
+                same = dataclasses.replace(origin, column=origin.column.lower())
+                metrics_by_origin.setdefault(same, []).append(metric.name)
             else:
                 counts.append(self.count(metric, origin, sum(len(known.indexes) for known in counts)))
         gauges = tuple(
-            self.newest(index, self.columns[name], tuple(names))
-            for index, (name, names) in enumerate(metrics_by_column.items())
+            self.newest(index, origin, tuple(names)) for index, (origin, names) in enumerate(metrics_by_origin.items())
         )
         where = f"\n  WHERE {' AND '.join(conditions)}" if conditions else ""
         by = [f"`l{index}`" for index in range(len(labels))]
@@ -233,6 +239,7 @@ class _QueryBuilder:
             tuple(counts),
             tuple(gaps),
             tuple(name for name in self.catalog.audit_columns() if name.lower() not in self.columns),
+            f"{self.catalog.audit.timestamp}. {advice(self.catalog.audit.time)}",
             f"{moments}\nSELECT *\nFROM moments\nWHERE `at` <= @horizon\nORDER BY `at`",
         )
         if not by:
@@ -289,17 +296,13 @@ class _QueryBuilder:
                 f"The audit table has no column {name!r}, which says when a row was recorded. Name the right column in "
                 "the catalogue (audit.timestamp), or add it with `python -m exporter init-audit`."
             )
-        quoted = quote(column.name)
-        if column.type == "TIMESTAMP":
-            return f"UNIX_MICROS({quoted})"
-        if column.type in ("DATETIME", "DATE"):
-            return f"UNIX_MICROS(TIMESTAMP({quoted}))"
-        if column.type == "STRING":
-            return f"UNIX_MICROS(SAFE_CAST({quoted} AS TIMESTAMP))"
-        raise BadData(
-            f"The audit table's column {column.name!r} has type {column.type}; a row's time must be TIMESTAMP, "
-            "DATETIME, DATE, or a STRING that holds one."
-        )
+        time = self.catalog.audit.time
+        if time.path:
+            reason = self.no_path(column, dotted(time.path))
+            if reason:
+                raise BadData(f"audit.timestamp: {reason}.")
+            column = at_path(column, time.path)
+        return as_micros(column, time)
 
     def label(self, label: str, name: str) -> str:
         """The label's value as text; NULL where the row has none that can be used."""
@@ -333,16 +336,45 @@ class _QueryBuilder:
 
     def cannot(self, origin: NewestColumn | CountRows) -> str | None:
         """Why the table cannot give this, or None if it can."""
-        wanted = [(origin.column, self.readable(origin))]
+        flags = NUMBER_TYPES | {"BOOL", "STRING"}
+        wanted = [] if origin.path else [(origin.column, self.readable(origin), self.meaning(origin))]
         if isinstance(origin, CountRows) and origin.where:
-            wanted.append((origin.where, NUMBER_TYPES | {"BOOL", "STRING"}))
-        for name, types in wanted:
-            column = self.columns.get(name.lower())
-            if column is None:
+            wanted.append((origin.where, flags, "a flag"))
+        for name, value in origin.only:
+            wanted.append((name, LABEL_TYPES if isinstance(value, str) else flags, repr(value)))
+        for name in dict.fromkeys((origin.column, *(name for name, _, _ in wanted))):
+            if name.lower() not in self.columns:
                 return f"the table has no column {name}"
+        for name, types, meaning in wanted:
+            column = self.columns[name.lower()]
             if column.type not in types:
-                return f"column {name} has type {column.type}, which cannot be read as {self.meaning(origin)}"
+                return f"column {name} has type {column.type}, which cannot be read as {meaning}"
+        return self.no_path(self.columns[origin.column.lower()], dotted(origin.path)) if origin.path else None
+
+    @staticmethod
+    def no_path(column: Column, path: str) -> str | None:
+        """Why no path leads into the column, or None if one may."""
+        if column.type in FLAT_TYPES:
+            return f"column {column.name} has type {column.type}, in which there is no path {path}"
         return None
+
+    def read(self, origin: NewestColumn | CountRows) -> Column:
+        """The column that an origin names, or what stands at its path there."""
+        column = self.columns[origin.column.lower()]
+        return at_path(column, origin.path) if origin.path else column
+
+    def equals(self, equal: Equal) -> str:
+        """The condition that a row's column holds a value."""
+        name, value = equal
+        column = self.columns[name.lower()]
+        if isinstance(value, bool):
+            return ("" if value else "NOT ") + self.in_log(as_flag(column))
+        text = isinstance(value, str)
+        expression = self.in_log(as_text(column) if text else as_number(column))
+        kind = "STRING" if text else "FLOAT64"
+        known = (p.name for p in self.parameters if p.name.startswith("only") and (p.type, p.value) == (kind, value))
+        name = next(known, "") or self.parameter(f"only{len(self.parameters)}", kind, value)[1:]
+        return f"{expression} = @{name}"
 
     @staticmethod
     def readable(origin: NewestColumn | CountRows) -> frozenset[str]:
@@ -354,10 +386,12 @@ class _QueryBuilder:
     def meaning(origin: NewestColumn | CountRows) -> str:
         return "a number" if isinstance(origin, NewestColumn) else "one of " + ", ".join(v for _, v in origin.values)
 
-    def newest(self, index: int, column: Column, metrics: tuple[str, ...]) -> GaugeOutput:
+    def newest(self, index: int, origin: NewestColumn, metrics: tuple[str, ...]) -> GaugeOutput:
         """Add the newest value of a column: value `v`, its time `t`, and for text the count `b` of unreadable rows."""
+        column = self.read(origin)
         number = self.in_log(as_number(column))
-        conditions = ["`at` <= @horizon", f"ABS({number}) <= @float_max", *self.sentinels(column)]
+        only = [self.equals(equal) for equal in origin.only]
+        conditions = ["`at` <= @horizon", *only, f"ABS({number}) <= @float_max", *self.sentinels(column)]
         self.moments.append(f"MAX(IF({' AND '.join(conditions)}, {number}, NULL)) AS `x{index}`")
         self.answer += [
             f"MAX_BY(`x{index}`, IF(`x{index}` IS NULL, NULL, `at`)) AS `v{index}`",
@@ -365,7 +399,8 @@ class _QueryBuilder:
         ]
         is_text = column.type == "STRING"
         if is_text:
-            self.moments.append(f"COUNTIF({self.in_log(as_text(column))} != '' AND {number} IS NULL) AS `y{index}`")
+            unreadable = [*only, f"{self.in_log(as_text(column))} != ''", f"{number} IS NULL"]
+            self.moments.append(f"COUNTIF({' AND '.join(unreadable)}) AS `y{index}`")
             self.answer.append(f"SUM(IF(`at` IS NULL, 0, `y{index}`)) AS `b{index}`")
         return GaugeOutput(index, column.name, metrics, is_text)
 
@@ -388,8 +423,9 @@ class _QueryBuilder:
 
     def count(self, metric: MetricSpec, origin: CountRows, start: int) -> CountOutput:
         """Add one count `k` for each label value, and how many of those rows are newer."""
-        column = self.columns[origin.column.lower()]
+        column = self.read(origin)
         also = f" AND {self.in_log(as_flag(self.columns[origin.where.lower()]))}" if origin.where else ""
+        also += "".join(f" AND {self.equals(equal)}" for equal in origin.only)
         indexes = []
         for index, (label_value, wanted) in enumerate(origin.values, start):
             if is_flag(origin):

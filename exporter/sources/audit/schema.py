@@ -7,7 +7,7 @@ reads them.
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.catalog import Catalog, CountRows
+from exporter.catalog import Catalog, CountRows, TimeSpec
 from exporter.sources.audit.query import is_flag
 
 
@@ -65,34 +65,55 @@ STANDARD: Final = (
 INFORMATIONAL: Final = frozenset(
     {"double_evaluation_enabled", "baseline_regression", "error_message", "model_uri", "run_id", "r2_train"}
 )
-"""Standard columns that no metric reads; they are created whatever the catalogue names."""
+"""Standard columns that no metric reads. They are created for a catalogue that names all the other ones, whose log is
+therefore written by the pipeline that fills them."""
 
 
 def table_columns(catalog: Catalog) -> tuple[TableColumn, ...]:
-    """The columns to create for a catalogue, in the standard order first."""
-    derived: dict[str, str] = {catalog.audit.timestamp: "TIMESTAMP"}
-    if catalog.audit.env:
-        derived[catalog.audit.env] = "STRING"
-    for _, column in catalog.audit.labels:
+    """The columns to create for a catalogue, which are those that it names, in the standard order first."""
+    audit = catalog.audit
+    derived: dict[str, str] = {audit.timestamp: _time_type(audit.time)}
+    if audit.env:
+        derived[audit.env] = "STRING"
+    for _, column in audit.labels:
         derived[column] = "STRING"
     for _, origin in catalog.audit_metrics():
         if isinstance(origin, CountRows):
-            derived.setdefault(origin.column, "BOOL" if is_flag(origin) else "STRING")
+            kind = "BOOL" if is_flag(origin) else "STRING"
             if origin.where:
                 derived.setdefault(origin.where, "BOOL")
         else:
-            derived.setdefault(origin.column, "FLOAT64")
-    for sentinel in catalog.audit.missing:
+            kind = "FLOAT64"
+        derived.setdefault(origin.column, "JSON" if origin.path else kind)
+        for column, value in origin.only:
+            of_value = "BOOL" if isinstance(value, bool) else "STRING" if isinstance(value, str) else "FLOAT64"
+            derived.setdefault(column, of_value)
+    for sentinel in audit.missing:
         for column, _ in sentinel:
             derived.setdefault(column, "FLOAT64")
-    standard = [column for column in STANDARD if column.name in derived or column.name in INFORMATIONAL]
+    # A type that the catalogue asks for is kept: its timestamp may be a number.
+    standard = [column for column in STANDARD if column.name in derived and column.name != audit.timestamp]
+    first = next((c for c in STANDARD if (c.name, c.type) == (audit.timestamp, derived[audit.timestamp])), None)
+    timestamp = first or TableColumn(audit.timestamp, derived[audit.timestamp], "")
     known = {column.name for column in STANDARD}
-    others = [TableColumn(name, kind, "") for name, kind in derived.items() if name not in known]
-    if catalog.audit.timestamp not in known:
-        # The column that must be there comes first.
-        others.sort(key=lambda column: column.name != catalog.audit.timestamp)
-        return (*others, *standard)
-    return (*standard, *others)
+    if known - INFORMATIONAL <= set(derived):
+        standard = [column for column in STANDARD if column.name != audit.timestamp]
+    others = [
+        TableColumn(name, kind, "") for name, kind in derived.items() if name not in known and name != audit.timestamp
+    ]
+    # The column that must be there comes first.
+    return (timestamp, *standard, *others)
+
+
+def _time_type(time: TimeSpec) -> str:
+    """The type of a new timestamp column that is read as the catalogue says."""
+    if time.path:
+        return "JSON"
+    if time.unit:
+        return "INT64"
+    if time.format:
+        return "STRING"
+    return "TIMESTAMP" if time.zone == "UTC" else "DATETIME"
 
 
 def compare(wanted: tuple[TableColumn, ...], present: dict[str, str]) -> tuple[list[TableColumn], tuple[str, ...]]:

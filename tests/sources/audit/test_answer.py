@@ -77,7 +77,7 @@ def test_what_is_not_a_finite_number_gives_no_sample_but_a_gap(value: float | No
 def test_rows_that_were_left_out_are_noted():
     query = built([*without("r2"), Column("r2", "STRING")])
     index = next(gauge.index for gauge in query.gauges if R2 in gauge.metrics)
-    answer = read_row(query, row(query, future=1, first_future=4e15, undated=2, **{f"b{index}": 3}))
+    answer = read_row(query, row(query, rows=5, future=1, first_future=4e15, undated=2, **{f"b{index}": 3}))
     assert answer.notes == (
         "column r2: 3 rows with text that is not a number, left out",
         "1 row dated in the future: left out of values and counts until their time has come",

@@ -1,0 +1,80 @@
+"""`python -m exporter catalogue`: what it prints for a table, `check` accepts as it is."""
+
+import subprocess
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from exporter.catalog import CountRows, NewestColumn
+from exporter.catalog_draft import draft, prefix_of
+from exporter.catalog_parser import parse_catalog
+from exporter.errors import BadData
+from exporter.sources.audit.columns import Column
+from tests.test_main import run
+
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+LOGS = [EXAMPLES / name for name in ("churn/runs.csv", "many_models/runs.csv", "mlflow/metrics.csv")]
+
+
+def drafted(folder: Path, log: Path, **env: str) -> "subprocess.CompletedProcess[str]":
+    """What `check` says of the catalogue that is printed for a log, which stays in the folder."""
+    made = run(folder, "catalogue", "--from", str(log), **env)
+    assert (made.returncode, made.stderr) == (0, "")
+    path = folder / "mine.yaml"
+    path.write_text(made.stdout, "utf-8")
+    return run(folder, "check", AUDIT_URL=str(log), EXPORTER_CATALOG=str(path), **env)
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda log: log.parent.name)
+def test_check_accepts_what_is_printed_for_a_file(log: Path, tmp_path: Path):
+    ran = drafted(tmp_path, log)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "PROBLEM" not in ran.stdout
+
+
+def test_check_accepts_what_is_printed_for_a_table(tmp_path: Path):
+    path = tmp_path / "log.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE SCHEMA shop")
+        connection.execute(
+            'CREATE TABLE shop.runs AS SELECT DATE \'2026-01-01\' AS "recorded at", 0.5 AS "R² (v1)", '
+            "true AS drift, 'deploy' AS verdict, {'a': 1} AS report, 7 AS run_id, 3 AS rows_count FROM range(3)"
+        )
+    ran = drafted(tmp_path, path, AUDIT_TABLE="shop.runs")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    catalog = parse_catalog((tmp_path / "mine.yaml").read_text("utf-8"), "mine.yaml")
+    assert (catalog.audit.table, catalog.audit.timestamp) == ("shop.runs", "recorded at")
+    assert {metric.name: metric.origins for metric in catalog.metrics} == {
+        "runs_r_v1": (NewestColumn("R² (v1)"),),
+        "runs_drift": (NewestColumn("drift"),),
+        "runs_verdict_total": (CountRows("verdict", (("deploy", "deploy"),)),),
+        "runs_rows_count_value": (NewestColumn("rows_count"),),
+    }
+
+
+def test_names_and_values_that_yaml_or_prometheus_would_take_otherwise_are_quoted_or_changed():
+    columns = [Column("ts", "INT64"), *(Column(name, "STRING") for name in ("yes", 'q"\\: #', "a b", "a-b", "x_total"))]
+    rows = [{"ts": 1_782_000_000_000, "yes": text, 'q"\\: #': "1.5", "a b": "1", "a-b": "2", "x_total": "3"}
+            for text in ("true", "no", "true")]  # fmt: skip
+    catalog = parse_catalog(draft(columns, rows, "a.b", "log"), "draft.yaml")
+    assert catalog.audit.time.unit == "ms"
+    assert {metric.name: metric.origins[0].column for metric in catalog.metrics} == {  # type: ignore[union-attr]
+        "log_yes_total": "yes", "log_q": 'q"\\: #', "log_a_b": "a b", "log_a_b_2": "a-b",
+        "log_x_total_value": "x_total",
+    }  # fmt: skip
+
+
+def test_a_table_that_no_catalogue_can_be_made_for_says_why():
+    with pytest.raises(BadData, match="No column looks like the time of a row"):
+        draft([Column("day", "STRING"), Column("r2", "FLOAT64")], [{"day": "03/04/2026", "r2": 0.5}], "a.b", "log")
+    with pytest.raises(BadData, match="None of the 2 columns holds numbers"):
+        draft([Column("at", "TIMESTAMP"), Column("run_id", "INT64")], [], "a.b", "log")
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [("a/churn-runs.csv.gz", "churn_runs"), ("2026.csv", "log_2026"), ("logs/*.jsonl", "log"), ("Größe.csv", "gr_e")],
+)
+def test_metrics_are_called_after_the_file(name: str, prefix: str):
+    assert prefix_of(name) == prefix
