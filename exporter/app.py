@@ -1,11 +1,16 @@
 """The HTTP routes. `/metrics` is answered from bytes on the event loop; Flask answers everything else on a few threads.
 All of them read the refresher's current state, and none asks a source."""
 
+import asyncio
 import functools
 import hmac
 import json
+import logging
 import math
+import threading
+import time
 import urllib.parse
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from a2wsgi import WSGIMiddleware
@@ -23,7 +28,13 @@ if TYPE_CHECKING:
     from a2wsgi.asgi_typing import HTTPScope, Receive, Scope, Send
     from a2wsgi.wsgi_typing import WSGIApp
 
+log = logging.getLogger(__name__)
+
 METRICS_PATH: Final = "/metrics"
+REFUSAL_SECONDS: Final = 0.5
+"""How long a wrong bearer token waits for its answer: two guesses a second, however many connections guess."""
+REFUSALS_LOGGED_SECONDS: Final = 60.0
+"""Least time between two lines of the log about wrong tokens."""
 FLASK_THREADS: Final = 4
 """Threads for everything but scrapes. A view takes about a millisecond and waits for nobody."""
 BodyName = Literal["text", "text_gzip", "openmetrics", "openmetrics_gzip"]
@@ -40,6 +51,7 @@ class App:
     def __init__(self, refresher: Refresher, catalog: Catalog, refresh_token: Secret | None = None) -> None:
         self.refresher = refresher
         flask = create_flask(refresher, catalog, refresh_token)
+        self._refusal = asyncio.Lock()
         self._others = WSGIMiddleware(cast("WSGIApp", flask.wsgi_app), workers=FLASK_THREADS)
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -51,7 +63,18 @@ class App:
         else:
             # A query may hold any byte; what reads it further on knows only those of a URL.
             query = urllib.parse.quote_from_bytes(scope["query_string"], safe="%&=+?/:;,@!$'()*~-._[]")
-            await self._others({**scope, "query_string": query.encode()}, receive, send)
+            await self._others({**scope, "query_string": query.encode()}, receive, self._slowing(send))
+
+    def _slowing(self, send: "Send") -> "Send":
+        """Send, but refusals of a token one after the other and slowly, on all connections together."""
+
+        async def slowly(message: Any) -> None:
+            if message["type"] == "http.response.start" and message["status"] == HTTPStatus.UNAUTHORIZED:
+                async with self._refusal:
+                    await asyncio.sleep(REFUSAL_SECONDS)
+            await send(message)
+
+        return slowly
 
     async def _scrape(self, scope: "HTTPScope", send: "Send") -> None:
         accept = encoding = b""
@@ -173,10 +196,14 @@ class RefreshView:
     def __init__(self, refresher: Refresher, token: Secret) -> None:
         self._refresher = refresher
         self._token = token
+        self._lock = threading.Lock()
+        self._refused = 0
+        self._logged_at = -math.inf
 
     def __call__(self) -> Response:
         """One request."""
         if not self._may():
+            self._log_refusal()
             headers = {"WWW-Authenticate": 'Bearer realm="mlops-exporter"'}
             return _json({"status": "refused", "detail": "a bearer token is needed, and this is not it"}, 401, headers)
         force = request.args.get("force", "false").lower()
@@ -192,6 +219,17 @@ class RefreshView:
             seconds = math.ceil(requested.retry_after)
             return _json({**content, "retry_after_seconds": seconds}, 429, {"Retry-After": str(seconds)})
         return _json(content, 202)
+
+    def _log_refusal(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._refused += 1
+            if now - self._logged_at < REFUSALS_LOGGED_SECONDS:
+                return
+            count, self._refused, self._logged_at = self._refused, 0, now
+        log.warning(
+            "POST /-/refresh: %d requests without the right token, the last from %s", count, request.remote_addr
+        )
 
     def _may(self) -> bool:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 
@@ -9,6 +10,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter import app
 from exporter.app import App
 from exporter.catalog import Catalog
 from exporter.catalog_parser import load_catalog
@@ -292,6 +294,17 @@ def test_without_the_right_token_nothing_happens(asking, refresher, source, head
     refresher.step()
     assert source.asked == 1
     assert asking.post("/-/refresh", headers=bearer(TOKEN)).status_code == 202, "no limit was used up"
+
+
+def test_wrong_tokens_are_answered_slowly_and_logged_at_a_bounded_rate(asking, caplog, monkeypatch):
+    monkeypatch.setattr(app, "REFUSAL_SECONDS", 0.05)
+    began = time.monotonic()
+    for number in range(10):
+        assert asking.post("/-/refresh", headers=bearer(f"guess-{number}")).status_code == 401
+    assert time.monotonic() - began >= 10 * 0.05
+    assert sum("without the right token" in record.getMessage() for record in caplog.records) == 1
+    assert "guess" not in caplog.text
+    assert asking.post("/-/refresh", headers=bearer(TOKEN)).status_code == 202
 
 
 def test_only_a_post_refreshes(asking: AsgiClient):
