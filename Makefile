@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 
 help: ## Show this list
 	@echo "usage: make TARGET"; echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-10s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-14s%s\n", $$1, $$2 }'
 
 run: $(VENV)/.run ## Serve on :9101 (sample data unless GOOGLE_CLOUD_PROJECT or AUDIT_URL is set); stop with Ctrl-C
 	@echo "Serving http://localhost:$${EXPORTER_PORT:-9101}/ (metrics: /metrics, state: /health). Ctrl-C stops it."
@@ -25,7 +25,7 @@ test: $(VENV)/.dev ## Run all tests; those that need a real engine are skipped w
 	@echo "Running the tests. Skipped ones are listed at the end with what they need."
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-stack: $(VENV)/.dev ## Start the compose stack in a Docker engine of its own and use it (root; about 12 minutes; see docs/compose.md)
+test-stack: $(VENV)/.dev ## Start the compose stack in a Docker engine of its own and use it (needs root; see docs/compose.md)
 	$(BIN)/python -m tests.stack $(ARGS)
 
 lint: $(VENV)/.dev ## Check types, style and formatting
