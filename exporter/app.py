@@ -7,6 +7,7 @@ import hmac
 import json
 import logging
 import math
+import secrets
 import threading
 import time
 import urllib.parse
@@ -19,9 +20,9 @@ from werkzeug.datastructures import Accept, MIMEAccept
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_accept_header
 
-from exporter import exposition, health
+from exporter import exposition, health, page
 from exporter.catalog import Catalog
-from exporter.refresh import Refresher
+from exporter.refresh import Refresher, State
 from exporter.settings import Secret
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ REFUSALS_LOGGED_SECONDS: Final = 60.0
 """Least time between two lines of the log about wrong tokens."""
 FLASK_THREADS: Final = 4
 """Threads for everything but scrapes. A view takes about a millisecond and waits for nobody."""
+PAGE_POLICY: Final = (
+    "default-src 'none'; style-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The page's Content-Security-Policy: its own style, and nothing else from anywhere."""
+PAGE_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 BodyName = Literal["text", "text_gzip", "openmetrics", "openmetrics_gzip"]
 """One of the bodies of an Exposition."""
 
@@ -134,7 +140,7 @@ def create_flask(refresher: Refresher, catalog: Catalog, refresh_token: Secret |
 
     @app.get("/health")
     def report_health() -> Response:
-        content = current_report()
+        content = report_on(refresher.state)
         body = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         return Response(
             body.encode("utf-8", "backslashreplace"),  # whatever text has come in: /health is for when things are odd
@@ -157,8 +163,28 @@ def create_flask(refresher: Refresher, catalog: Catalog, refresh_token: Secret |
 
     @app.get("/")
     def index() -> Response:
-        page = render_template("index.html", report=current_report())
-        return Response(page.encode("utf-8", "backslashreplace"), mimetype="text/html")
+        state = refresher.state
+        report, too_old, grown = report_on(state), refresher.too_old(state), refresher.state_age_seconds(state)
+        nonce = secrets.token_urlsafe(16)
+        rows, costs = None, dict[str, tuple[str, ...]]()
+        try:
+            found = page.rows(catalog, state.snapshot, report, grown=grown, too_old=too_old)
+            rows, costs = found, page.costs(state.snapshot, report)
+        except Exception:
+            app.logger.exception("the values on the page at / cannot be made")
+        text = render_template(
+            "index.html",
+            report=report,
+            grown=grown,
+            rows=rows,
+            costs=costs,
+            words=page,
+            too_old=too_old,
+            state_wanted=state.snapshot.state_wanted,
+            nonce=nonce,
+        )
+        headers = {**PAGE_HEADERS, "Content-Security-Policy": PAGE_POLICY.format(nonce=nonce)}
+        return Response(text.encode("utf-8", "backslashreplace"), mimetype="text/html", headers=headers)
 
     if refresh_token is not None:
         app.add_url_rule(
@@ -172,8 +198,7 @@ def create_flask(refresher: Refresher, catalog: Catalog, refresh_token: Secret |
             response.headers["Allow"] = ", ".join(sorted(allow))
         return response
 
-    def current_report() -> dict[str, Any]:
-        state = refresher.state
+    def report_on(state: State) -> dict[str, Any]:
         try:
             return health.report(
                 catalog,

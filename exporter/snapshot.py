@@ -4,6 +4,7 @@ A source's `read()` gives a Reading. The refresh loop puts the last good Reading
 is doing, into one Snapshot, from which `/metrics` and `/health` are made. Times are Unix seconds.
 """
 
+import math
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -55,7 +56,12 @@ class Grid:
                     yield Sample((*labels, *own), value)
 
     def __len__(self) -> int:
-        return sum(1 for _, values in self.columns for value in values if value == value)  # noqa: PLR0124 -- not NaN
+        return sum(_known(values) for _, values in self.columns)
+
+
+def _known(values: "array[float]") -> int:
+    """How many are not NaN. Most columns hold none, which their sum tells four times as fast as their values do."""
+    return len(values) if not math.isnan(sum(values)) else len(values) - sum(map(math.isnan, values))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ PACKAGES = {
     "vmalert": "victoria-metrics",
     "pushgateway": "prometheus-pushgateway",
     "docker-compose": "docker-compose",
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
 }
 
 
