@@ -26,14 +26,18 @@ PUSHED = {
             "drift_detected": True,
             "drift_summary": str({"drift_share": 0.375, "drifted_features": ["temp", "hour", "rain"]}),
         },
-        "validate_model": {"r2": 0.71, "rmse": 55.5},
+        "validate_model": {"r2": 0.71, "r2_baseline": 0.77, "rmse": 55.5},
         "fine_tune_model": {
             "r2_current": 0.83,
             "r2_baseline": 0.81,
             "old_champion_r2_baseline": 0.79,
             "model_improvement": 0.02,
         },
-        "validate_new_champion": {"new_champion_r2": 0.825, "new_champion_rmse": 44.25},
+        "validate_new_champion": {
+            "new_champion_r2": 0.825,
+            "new_champion_r2_baseline": 0.815,
+            "new_champion_rmse": 44.25,
+        },
     },
 }
 
