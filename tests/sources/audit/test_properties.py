@@ -114,7 +114,12 @@ QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCh
 
 
 @QUICK
-@given(rows=st.lists(ROWS, max_size=8).filter(lambda rows: all(comparable(row) for row in rows)))
+@given(
+    rows=st.lists(ROWS, max_size=8).filter(
+        # A log without any usable time is refused whole: see test_tables.py.
+        lambda rows: all(comparable(row) for row in rows) and (not rows or any(row["at"] is not None for row in rows))
+    )
+)
 def test_every_value_is_the_one_that_the_rules_on_paper_give(rows: list[dict[str, Any]]):
     with tempfile.TemporaryDirectory() as folder:
         log = Log(Path(folder) / "audit.duckdb", COLUMNS)
