@@ -126,7 +126,7 @@ def test_scrapes_are_instant_while_the_source_hangs_and_no_thread_leaks(tmp_path
         with RunningExporter(tmp_path, {**FAST, **bigquery_at(proxy.url)}) as exporter:
             exporter.wait_for("mlops_exporter_source_up", 0, source="audit")
             threads, took = set(), []
-            for _ in range(20):
+            for _ in range(8):
                 before = exporter.exposed().value("mlops_exporter_source_refreshes_total", source="audit")
                 while exporter.exposed().value("mlops_exporter_source_refreshes_total", source="audit") == before:
                     began = time.monotonic()

@@ -174,7 +174,7 @@ def test_a_writer_waits_for_another_process_and_gives_up_in_words(tmp_path: Path
 def test_a_file_that_is_no_database_is_named(tmp_path: Path):
     log, path = log_in(tmp_path)
     path.parent.mkdir()
-    path.write_text("not a database, but long enough to be looked at as one" * 200)
+    path.write_text("not a database, but long enough to be looked at as one" * 400)
     with pytest.raises(duckdb_file.FileTrouble, match=r"audit\.duckdb"):
         log.write(FULL)
 
