@@ -1,5 +1,8 @@
 """Fixtures that every test can ask for, and which tests run in the same worker."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -27,3 +30,11 @@ class ByEngine(LoadScopeScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByEngine:
     return ByEngine(config, log)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """What a test has logged goes to another process as UTF-8; tests of odd texts log what is none."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
