@@ -13,7 +13,7 @@ from exporter.server import SWITCH_SECONDS, after_worker_start, app, refuse_fore
 def test_a_started_worker_begins_to_refresh_and_gives_way_to_scrapes():
     started: list[bool] = []
     refresher = SimpleNamespace(start=lambda: started.append(True))
-    before = sys.getswitchinterval()
+    before, thresholds = sys.getswitchinterval(), gc.get_threshold()
     try:
         after_worker_start(SimpleNamespace(asgi=SimpleNamespace(refresher=refresher)))
         assert started == [True]
@@ -21,6 +21,7 @@ def test_a_started_worker_begins_to_refresh_and_gives_way_to_scrapes():
         assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
     finally:
         sys.setswitchinterval(before)
+        gc.set_threshold(*thresholds)
         gc.unfreeze()
 
 
