@@ -12,6 +12,7 @@ import argparse
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -27,12 +28,13 @@ from exporter.ledger import Ledger
 from exporter.refresh import Refresher
 from exporter.server import gunicorn_options
 from exporter.settings import Settings
-from exporter.snapshot import Observation, Reading, Sample
+from exporter.snapshot import Grid, Observation, Reading, Sample
 from exporter.sources.audit.duckdb import DuckDBAudit
+from testbed.many_models import METRICS, models_catalogue
 from testbed.process import ServerProcess, free_port, http_ready
 
 FAMILIES: Final = ("airflow_dag_run_active_seconds", "airflow_dag_last_success_timestamp_seconds")
-"""Gauges of the built-in catalogue with one label, which a source may fill with as many series as it likes."""
+"""Gauges that the Flask view fills."""
 _POLL_SECONDS: Final = 0.1
 PAUSE: Final = 0.3
 """Interval between two refreshes: longer than a reading takes to be stored, so that it is rendered before the next one
@@ -40,18 +42,18 @@ is asked for, and over when it has been rendered."""
 
 
 class ManySeries:
-    """A source with a set number of series, whose values all differ from one read to the next.
+    """An audit log of many models with METRICS metrics each, whose values all differ from one read to the next.
 
     A read waits while `busy` does not exist, except for the first: the exporter is idle then.
     """
 
-    name = "airflow"
+    name = "audit"
     identity = "synthetic"
     timeout_seconds = 1e9
 
     def __init__(self, catalog: Catalog, series: int, busy: Path) -> None:
         self._catalog = catalog
-        self._names = [f"model_{number:05}" for number in range(series // len(FAMILIES))]
+        self._models = series // METRICS
         self._busy = busy
         self._reads = 0
         self._stopped = threading.Event()
@@ -62,16 +64,13 @@ class ManySeries:
             self._stopped.wait(_POLL_SECONDS)
         self._reads += 1
         now = time.time()
-        observations = {
-            family: Observation(
-                tuple(
-                    Sample((("dag_id", name),), (number * 31 + self._reads * 7 + place) % 1000 / 1000 + 0.001)
-                    for number, name in enumerate(self._names)
-                ),
-                now,
+        sets = tuple((("model", f"model_{number:05}"),) for number in range(self._models))
+        observations = {}
+        for place, metric in enumerate(self._catalog.metrics):
+            values = array(
+                "d", ((number * 31 + self._reads * 7 + place) % 1000 / 1000 for number in range(self._models))
             )
-            for place, family in enumerate(FAMILIES)
-        }
+            observations[metric.name] = Observation(Grid(sets, (((), values),)), now)
         return Reading(
             source=self.name,
             identity=self.identity,
@@ -130,7 +129,7 @@ class _Application(BaseApplication):
 
 def exporter_app(series: int, busy: Path) -> App:
     """The exporter's app; `series` 0 is what the built-in catalogue gives for the sample history."""
-    catalog = load_catalog()
+    catalog = load_catalog(models_catalogue(busy.with_suffix(".yaml")) if series else None)
     if series:
         source: Any = ManySeries(catalog, series, busy)
     else:
