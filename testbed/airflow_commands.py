@@ -23,9 +23,12 @@ from typing import Any
 def main(path: str) -> None:
     """Import Airflow, then serve until the process is killed."""
     prepare()
-    # Children inherit what is there now: no thread, no open connection to the database, no garbage.
-    alive = [thread.name for thread in threading.enumerate()]
-    if len(alive) > 1:
+    # Children inherit what is there now: no thread, no open connection to the database, no garbage. AnyIO tells its
+    # worker threads to stop when the event loop ends and does not wait for them.
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    for thread in others:
+        thread.join(timeout=30)
+    if alive := [thread.name for thread in others if thread.is_alive()]:
         raise RuntimeError(f"threads do not survive a fork: {alive}")
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel removes children that have ended
