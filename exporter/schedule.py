@@ -84,9 +84,10 @@ class Schedule:
         """A read begins, which serves the refresh requests so far."""
         self.requested = self.forced = False
 
-    def probed(self, now: float) -> None:
-        """A probe or read has ended."""
-        self.probe_due = now + self.probe_seconds
+    def probed(self, began: float, now: float) -> None:
+        """A probe or read has ended. The next probe is counted from its beginning, which is when the source was looked
+        at, but takes no more than half of the time."""
+        self.probe_due = began + max(self.probe_seconds, 2 * (now - began))
 
     def probe_failed(self, reason: str, retry_after: float | None) -> None:
         """The probe that has ended failed; see `failed` for the arguments."""

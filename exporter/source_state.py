@@ -101,7 +101,7 @@ class SourceState:
     def ended(self, now: float) -> bool:
         """The call under way has ended. Gives whether it was late, and so counted as a failure already."""
         was_late, self.call, self.late = self.late, None, False
-        self.schedule.probed(now)
+        self.schedule.probed(self.started, now)
         return was_late
 
     def succeeded(self, reading: Reading, now: float) -> None:

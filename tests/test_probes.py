@@ -155,7 +155,7 @@ def reads(schedule: Schedule, start: float, seconds: float, *, new: bool) -> int
             count += 1
             schedule.begun()
             schedule.succeeded(now, new=new)
-        schedule.probed(now)
+        schedule.probed(now, now)
     return count
 
 
@@ -168,6 +168,16 @@ def test_a_log_that_changes_all_the_time_is_read_as_often_as_without_probes():
     assert reads(schedule, hour, hour, new=True) == turns
     assert reads(schedule, 2 * hour, hour, new=False) == turns
     assert reads(schedule, 3 * hour, BURST * PROBE + 1, new=True) == 1 + BURST, "each is read at once again"
+
+
+@pytest.mark.parametrize(("took", "next_probe"), [(0.0, 10.0), (4.0, 10.0), (8.0, 16.0)])
+def test_probes_are_counted_from_when_the_log_was_looked_at_and_take_half_of_the_time_at_most(took, next_probe):
+    schedule = Schedule(INTERVAL, 10.0, due=0.0)
+    schedule.begun()
+    schedule.succeeded(took, new=True)
+    schedule.probed(0.0, took)
+    assert not schedule.probe_is_due(next_probe - 0.1)
+    assert schedule.probe_is_due(next_probe)
 
 
 def test_without_a_probe_interval_nobody_looks(catalog, clock, ledger):
