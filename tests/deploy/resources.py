@@ -59,3 +59,27 @@ def named(resources: list[Resource], kind: str, name: str = "") -> Resource:
     """The one resource of this kind whose name begins so."""
     [found] = [one for one in resources if one["kind"] == kind and one["metadata"]["name"].startswith(name)]
     return found
+
+
+def docker_options(resources: list[Resource]) -> list[str]:
+    """Options of `docker run` that give a container what the Deployment's pod has.
+
+    That is user, privileges, environment, memory and volumes. Volumes are in memory here; they belong to root and, where
+    they can be written, to the pod's group.
+
+    What no Docker option can say is left out: Docker's own seccomp profile is what RuntimeDefault means there.
+    """
+    pod = named(resources, "Deployment")["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    context, own = pod["securityContext"], container["securityContext"]
+    options = [f"--user={context['runAsUser']}:{context['runAsGroup']}"]
+    options += [f"--memory={container['resources']['limits']['memory'].lower().removesuffix('i')}"]
+    options += ["--read-only"] if own["readOnlyRootFilesystem"] else []
+    options += ["--security-opt=no-new-privileges"] if not own["allowPrivilegeEscalation"] else []
+    options += [f"--cap-drop={name}" for name in own["capabilities"]["drop"]]
+    for mount in container["volumeMounts"]:
+        access = "ro" if mount.get("readOnly") else f"gid={context['fsGroup']},mode=2770"
+        options.append(f"--tmpfs={mount['mountPath']}:{access}")
+    for name, value in named(resources, "ConfigMap", "mlops-exporter-settings")["data"].items():
+        options.append(f"--env={name}={value}")
+    return options

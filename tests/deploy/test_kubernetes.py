@@ -18,7 +18,7 @@ from exporter.settings import VARIABLES, Settings
 from grafana.generator.alertmanager import rule_groups
 from grafana.generator.files import KUBERNETES_JOBS
 from grafana.generator.limits import load_limits
-from tests.deploy.resources import KUBERNETES, OVERLAYS, ROOT, Resource, named, rendered
+from tests.deploy.resources import KUBERNETES, OVERLAYS, ROOT, Resource, docker_options, named, rendered
 from tests.deploy.schema import SCHEMAS
 from tests.grafana import schema
 from tests.grafana.provisioned import PROVISIONING
@@ -110,6 +110,14 @@ def test_the_pod_may_do_nothing_but_serve(overlay, overlays):
     assert (context["runAsUser"], context["runAsGroup"]) == tuple(map(int, user))
     assert (context["runAsNonRoot"], context["seccompProfile"]) == (True, {"type": "RuntimeDefault"})
     assert pod["automountServiceAccountToken"] is pod["enableServiceLinks"] is False
+
+
+def test_the_stack_trial_runs_the_image_with_the_deployments_settings(overlays):
+    assert docker_options(overlays["embedded"]) == [
+        *("--user=10001:10001", "--memory=512m", "--read-only", "--security-opt=no-new-privileges", "--cap-drop=ALL"),
+        *("--tmpfs=/data:gid=10001,mode=2770", "--tmpfs=/tmp:gid=10001,mode=2770", "--tmpfs=/etc/mlops-exporter:ro"),
+        "--env=EXPORTER_LOG_FORMAT=json",
+    ]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -36,4 +36,4 @@ def test_the_copy_of_the_state_is_whole(tmp_path: Path):
     with contextlib.closing(sqlite3.connect(tmp_path / "copy.sqlite3")) as copy:
         tables = {name for (name,) in copy.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    assert "tables_of" in tables
+    assert "reading" in tables
