@@ -64,8 +64,8 @@ def named(resources: list[Resource], kind: str, name: str = "") -> Resource:
 def docker_options(resources: list[Resource]) -> list[str]:
     """Options of `docker run` that give a container what the Deployment's pod has.
 
-    That is user, privileges, environment, memory and volumes. Volumes are in memory here; they belong to root and, where
-    they can be written, to the pod's group.
+    That is user, privileges, environment, memory and volumes. Volumes are in memory here; they belong to root and,
+    where they can be written, to the pod's group.
 
     What no Docker option can say is left out: Docker's own seccomp profile is what RuntimeDefault means there.
     """
