@@ -44,6 +44,7 @@ SERVICE_MONITOR = {
                         "targetLabel?": filled,
                         "replacement?": str,
                         "sourceLabels?": [label],
+                        "separator?": str,
                         "regex?": str,
                         "action?": {"replace", "keep", "drop", "labelmap", "labeldrop", "labelkeep"},
                     }
