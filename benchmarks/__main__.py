@@ -16,7 +16,7 @@ from typing import Final
 
 from benchmarks import load, peers, report
 
-NAMES: Final = ("scrape", "refresh", "billing", "airflow", "failure", "footprint", "soak")
+NAMES: Final = ("scrape", "slow_clients", "refresh", "freshness", "billing", "airflow", "failure", "footprint", "soak")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,7 +33,7 @@ from exporter.ledger import Ledger
 from exporter.schedule import RequestGate, RequestOutcome, Schedule
 from exporter.snapshot import Reading, Sample, Snapshot, SourceStatus
 from exporter.source_state import SourceState
-from exporter.source_thread import Result, SourceThread
+from exporter.source_thread import ProbeFailed, Result, SourceThread
 from exporter.sources import Source
 
 log = logging.getLogger(__name__)
@@ -288,6 +288,9 @@ class Refresher:
         was_late = one.ended(now)
         outcome = result.outcome
         if outcome is None:
+            return
+        if isinstance(outcome, ProbeFailed):
+            one.schedule.probe_failed(outcome.error.reason, outcome.error.retry_after)
             return
         self._touch(now)
         if isinstance(outcome, Reading):

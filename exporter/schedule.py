@@ -5,7 +5,11 @@
   (credentials, permission, quota) the source backs off: the wait doubles up to BACK_OFF_LIMIT. A Retry-After is obeyed.
 - A source that was never up since the start is asked again after 1, 2, 4 … seconds, up to the interval.
 - A refresh request has the source asked at once, unless it backs off; its next turn stays where it was.
-- Between two refreshes a probe, which costs nothing, looks whether there is anything new.
+- Between two refreshes a probe, which costs nothing, looks whether there is anything new, and has it read. A table that
+  changes all the time is read, and billed, once an interval as without probes: after BURST reads in a row that found
+  something new there is no probe until intervals without one have passed.
+- A probe that fails is no failure of the source: the next refresh is. One that was refused for credentials, permission
+  or quota, or with a Retry-After, is not repeated before that refresh.
 """
 
 import math
@@ -20,6 +24,8 @@ RETRY_AFTER_LIMIT: Final = 3600.0
 """Longest Retry-After that is obeyed: a server's mistake must not silence it for a day."""
 JITTER: Final = 0.1
 FIRST_RETRY_SECONDS: Final = 1.0
+BURST: Final = 5
+"""So many reads that found something new may come ahead of the rate of one an interval before probes pause."""
 REQUEST_SECONDS: Final = 5.0
 """Least time between two refresh requests that are accepted."""
 FORCED_REQUEST_SECONDS: Final = 60.0
@@ -33,6 +39,8 @@ class Schedule:
     Attributes:
         due: when the next refresh is due.
         probe_seconds: seconds between two probes; infinite for none.
+        probe_due: when the next probe is due; infinite until the next refresh for one that was refused.
+        paid_until: when the reads that found something new so far are an interval apart on average.
         backs_off_until: until when the source is not asked, whatever is requested; 0 for now.
         requested: a refresh request waits to be carried out.
         forced: and the source is to be read even if nothing seems to have changed.
@@ -42,6 +50,7 @@ class Schedule:
     probe_seconds: float
     due: float
     probe_due: float = math.inf
+    paid_until: float = -math.inf
     backs_off_until: float = 0.0
     requested: bool = False
     forced: bool = False
@@ -55,11 +64,15 @@ class Schedule:
 
     def probe_is_due(self, now: float) -> bool:
         """Whether the source is to be probed now. One that is down is not: a probe says nothing then."""
-        return bool(self.up) and self.probe_due <= now
+        return bool(self.up) and self._next_probe <= now
 
     def next_due(self) -> float:
         """The moment of the next refresh or probe."""
-        return min(self.due, self.probe_due) if self.up else self.due
+        return min(self.due, self._next_probe) if self.up else self.due
+
+    @property
+    def _next_probe(self) -> float:
+        return max(self.probe_due, self.paid_until - BURST * self.interval)
 
     def request(self, now: float, *, force: bool) -> None:
         """Have the source read at once, unless it backs off."""
@@ -71,12 +84,24 @@ class Schedule:
         """A read begins, which serves the refresh requests so far."""
         self.requested = self.forced = False
 
-    def probed(self, now: float) -> None:
-        """A probe or read has ended."""
-        self.probe_due = now + self.probe_seconds
+    def probed(self, began: float, now: float) -> None:
+        """A probe or read has ended. The next probe is counted from its beginning, which is when the source was looked
+        at, but takes no more than half of the time."""
+        self.probe_due = began + max(self.probe_seconds, 2 * (now - began))
 
-    def succeeded(self, now: float) -> None:
-        """A read has succeeded."""
+    def probe_failed(self, reason: str, retry_after: float | None) -> None:
+        """The probe that has ended failed; see `failed` for the arguments."""
+        if reason in BACKING_OFF or retry_after is not None:
+            self.probe_due = math.inf
+
+    def succeeded(self, now: float, *, new: bool) -> None:
+        """A read has succeeded.
+
+        Args:
+            new: it queried the source; it did not only confirm what was known.
+        """
+        if new:
+            self.paid_until = max(self.paid_until, now) + self.interval
         self.up = self.was_up = True
         self.failures_in_a_row = 0
         self.backs_off_until = 0.0

@@ -112,10 +112,17 @@ def number(low: float, high: float, unit: str = "seconds") -> Callable[[str], fl
     return parse
 
 
-def optional_number(low: float, high: float) -> Callable[[str], float | None]:
-    """A parser of a number of seconds in this range; no text is None."""
+def number_or_off(low: float, high: float) -> Callable[[str], float | None]:
+    """A parser of a number of seconds in this range; 0 is None."""
     parse = number(low, high)
-    return lambda text: parse(text) if text else None
+
+    def parse_or_off(text: str) -> float | None:
+        try:
+            return parse(text) if float(text) else None
+        except ValueError:
+            raise ValueError(f"0, or a number of seconds from {low:g} to {high:.0f}") from None
+
+    return parse_or_off
 
 
 def integer(low: int, high: int, what: str = "a whole number") -> Callable[[str], int]:

@@ -160,10 +160,10 @@ class Settings:
     )
     audit_probe_seconds: float | None = setting(
         "AUDIT_PROBE_SECONDS",
-        values.optional_number(1, DAY),
-        "",
-        "Between two refreshes, ask this often for free whether the audit log changed, and read it only then. "
-        "Unset: not at all. See [freshness on demand](freshness.md).",
+        values.number_or_off(1, DAY),
+        "10",
+        "Seconds between two probes, which ask for free whether the audit log changed and have it read only then; `0` "
+        "for none. See [freshness](freshness.md#the-probe).",
     )
     audit_timeout_seconds: float = setting(
         "AUDIT_TIMEOUT_SECONDS",

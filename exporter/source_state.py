@@ -101,7 +101,7 @@ class SourceState:
     def ended(self, now: float) -> bool:
         """The call under way has ended. Gives whether it was late, and so counted as a failure already."""
         was_late, self.call, self.late = self.late, None, False
-        self.schedule.probed(now)
+        self.schedule.probed(self.started, now)
         return was_late
 
     def succeeded(self, reading: Reading, now: float) -> None:
@@ -109,9 +109,10 @@ class SourceState:
         if self.schedule.up is False:
             log.info("source %s is back", self.name)
         self._log_news(reading)
+        new = self.reading is None or reading.queried_at != self.reading.queried_at
         self.reading, self.confirmed = reading, now
         self.error = self.reason = None
-        self.schedule.succeeded(now)
+        self.schedule.succeeded(now, new=new)
 
     def failed(self, error: SourceError, now: float, jitter: float) -> None:
         """Account for a failed refresh."""

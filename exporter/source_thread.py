@@ -23,12 +23,19 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeFailed:
+    """A probe did not find out whether there is anything new."""
+
+    error: SourceError
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What came of a call; the outcome is None where a probe found nothing new."""
 
     source: str
     call: Call
-    outcome: Reading | SourceError | None
+    outcome: Reading | SourceError | ProbeFailed | None
     duration: float
 
 
@@ -85,7 +92,7 @@ class SourceThread:
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             began = self._monotonic()
-            outcome: Reading | SourceError | None
+            outcome: Reading | SourceError | ProbeFailed | None
             try:
                 outcome = self._answer(call)
             except SourceError as error:
@@ -97,7 +104,7 @@ class SourceThread:
             self._results.put(Result(self._source.name, call, outcome, self._monotonic() - began))
             self.busy = False
 
-    def _answer(self, call: Call) -> Reading | None:
+    def _answer(self, call: Call) -> Reading | ProbeFailed | None:
         if call.probe and call.previous is not None:
             try:
                 if not self._source.changed(call.previous):
@@ -105,5 +112,5 @@ class SourceThread:
             except SourceError as error:
                 # The next refresh will say so, if it is still so.
                 log.debug("the probe of source %s failed: %s", self._source.name, error)
-                return None
+                return ProbeFailed(error)
         return self._source.read(call.previous, call.wanted)

@@ -15,6 +15,7 @@ PACKAGES = {
     "docker-compose": "docker-compose",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
+    "systemd-analyze": "systemd",
 }
 
 

@@ -14,7 +14,10 @@ __all__ = ["airflow2", "airflow3", "bigquery_emulator"]
 
 ENGINES = {
     "airflow": ("test_airflow", "test_airflow_exporter"),
-    "bigquery": ("test_backfill", "test_bigquery", "test_init_bigquery", "test_pipeline_bigquery", "test_prometheus"),
+    "bigquery": (
+        *("test_backfill", "test_bigquery", "test_freshness"),
+        *("test_init_bigquery", "test_pipeline_bigquery", "test_prometheus"),
+    ),
 }
 GROUPS = {f"tests/integration/{name}.py": engine for engine, names in ENGINES.items() for name in names}
 

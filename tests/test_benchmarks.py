@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import __main__ as command_line
 from benchmarks import airflow, billing, failure, load, refresh, report, soak
+from exporter.schedule import BURST
 
 WRK = """Running 2s test @ http://127.0.0.1:9101/metrics
   1 threads and 2 connections
@@ -134,7 +135,7 @@ def test_the_share_of_refreshes_is_taken_from_the_times_of_both(monkeypatch: pyt
 @pytest.mark.parametrize(("row_every", "changes", "forced"), [(billing.HOUR, 11, 0), (billing.WEEK, 0, 5)])
 def test_bigquery_bills_for_changes_and_forced_refreshes_alone(row_every: float, changes: int, forced: int):
     """Twelve simulated hours with a row an hour; thirty-one without any, asked anew every six."""
-    month = billing.simulate(0.5 if changes else 31 / 24, row_every)
+    month = billing.simulate(0.5 if changes else 31 / 24, row_every, AUDIT_PROBE_SECONDS="0")
     assert (month.changes, month.forced) == (changes, forced)
     assert month.billed_queries == month.expected == month.telemetry["executed"] == 1 + changes + forced
     assert month.telemetry["skipped"] == month.refreshes - month.billed_queries
@@ -143,7 +144,16 @@ def test_bigquery_bills_for_changes_and_forced_refreshes_alone(row_every: float,
 
 
 def test_bigquery_is_asked_once_a_change_however_long_ago_the_last_one_was():
-    assert billing.simulate(0.25, 1800.0, AUDIT_MAX_QUERY_AGE_SECONDS="2592000").billed_queries == 1 + 11
+    env = {"AUDIT_MAX_QUERY_AGE_SECONDS": "2592000", "AUDIT_PROBE_SECONDS": "0"}
+    assert billing.simulate(0.25, 1800.0, **env).billed_queries == 1 + 11
+
+
+def test_probes_have_nothing_billed_that_was_not_before():
+    """Half an hour with a row every ten minutes, which probes find; ten minutes with a row every five seconds."""
+    few, many = billing.simulate(1 / 48, 625.0), billing.simulate(1 / 144, 5.0)
+    assert few.billed_queries == few.expected == 1 + 2
+    assert few.refreshes == 30 + few.changes
+    assert many.billed_queries <= 10 + BURST
 
 
 def test_the_obvious_design_bills_every_refresh():

@@ -1,5 +1,6 @@
 """All generated files as text, by their path: what Grafana is provisioned with, and the same alerts for Prometheus."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any, Final
@@ -16,6 +17,10 @@ from grafana.generator.rules import FOLDER, GROUPS, Rule, interval, rule_json, r
 HEADER: Final = (
     "# Written by `python -m grafana.generator`: edit grafana/thresholds.yml or grafana/generator, not this file.\n"
 )
+
+PROMETHEUS_RULE: Final = "deploy/kubernetes/monitoring/prometheusrule.yaml"
+KUBERNETES_JOBS: Final = ("airflow-metrics",)
+"""What deploy/kubernetes has scraped. A cluster's own jobs have other names than those in prometheus.yml."""
 
 DATASOURCES: Final[Json] = {
     "apiVersion": 1,
@@ -69,7 +74,9 @@ _Dumper.add_representer(str, _text)
 def files(limits: Limits) -> Mapping[str, str]:
     """Every file's text, by its path below the repository's root."""
     provisioned = {f"grafana/provisioning/{name}": text for name, text in provisioning(limits).items()}
-    return provisioned | {f"prometheus/{name}": text for name, text in prometheus(limits).items()}
+    cluster = alertmanager.rule_groups(dataclasses.replace(limits, jobs=KUBERNETES_JOBS))
+    rule = {PROMETHEUS_RULE: HEADER + dump(alertmanager.prometheus_rule(cluster))}
+    return provisioned | {f"prometheus/{name}": text for name, text in prometheus(limits).items()} | rule
 
 
 def prometheus(limits: Limits, speed: float = 1.0) -> Mapping[str, str]:
@@ -82,7 +89,6 @@ def prometheus(limits: Limits, speed: float = 1.0) -> Mapping[str, str]:
     rules = alertmanager.rule_groups(limits, speed)
     return {
         "rules/mlops.yml": HEADER + dump(rules),
-        "prometheusrule.yml": HEADER + dump(alertmanager.prometheus_rule(rules)),
         "alertmanager.yml": HEADER
         + "# webhook_url is where Discord's goes; docker-compose.alertmanager.yaml puts DISCORD_WEBHOOK_URL there.\n"
         + dump(alertmanager.configuration(speed)),

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,21 +16,12 @@ import pytest
 from testbed.exporter import ROOT, RunningExporter
 from testbed.many_models import fill_models, models_catalogue
 from testbed.prometheus import RunningPrometheus
+from testbed.slow_clients import REQUEST, all_kinds, clients
 from testbed.usage import rss_bytes
 
 SECONDS = 15.0
 """How long the clients stay. (A minute of it, with the same bounds, was tried by hand.)"""
 UP = ("mlops_exporter_source_up", 1)
-
-
-def connect(port: int, sent: bytes = b"") -> socket.socket:
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.connect(("127.0.0.1", port))
-    client.settimeout(10)
-    if sent:
-        client.sendall(sent)
-    return client
 
 
 def ended(client: socket.socket) -> bool:
@@ -42,12 +33,6 @@ def ended(client: socket.socket) -> bool:
         return False
     except ConnectionResetError:
         return True
-
-
-@contextlib.contextmanager
-def clients(port: int, count: int, sent: bytes = b"") -> Iterator[list[socket.socket]]:
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(connect(port, sent)) for _ in range(count)]
 
 
 def test_slow_clients_delay_no_scrape_and_cost_little(tmp_path: Path):
@@ -65,9 +50,7 @@ def test_slow_clients_delay_no_scrape_and_cost_little(tmp_path: Path):
         stack.enter_context(prometheus.server)
         prometheus.wait_for("up", {"exporter": 1.0}, within=30)
         before = rss_bytes(exporter.pids()[1])
-        request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-        for count, sent in ((250, b""), (64, b"G"), (64, request)):
-            stack.enter_context(clients(exporter.port, count, sent))
+        stack.enter_context(all_kinds(exporter.port, silent=250, halves=64, readers=64))
         took, end = [], time.monotonic() + SECONDS
         while time.monotonic() < end:
             began = time.monotonic()
@@ -112,7 +95,7 @@ def sockets(pid: int) -> int:
     return found
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"])
+@pytest.mark.parametrize("sent", [b"", b"GET /met", REQUEST])
 def test_a_connection_is_ended_when_its_time_is_over(tmp_path: Path, sent: bytes):
     """With short limits. The whole answer to a request has one, so that reading a byte now and then gains nothing."""
     log = tmp_path / "models.duckdb"

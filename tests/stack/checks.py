@@ -3,14 +3,17 @@
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from tests.deploy.resources import KUBERNETES, docker_options, rendered
 from tests.stack import seed
 from tests.stack.engine import Engine
 from tests.stack.images import ROOT
+from tests.stack.programs import Unavailable
 from tests.stack.report import Report
 from tests.stack.user import UP, User
 
@@ -50,6 +53,7 @@ class Checks:
         self._user.checks_out()
         self.fresh_start("fresh start 1, with builds")
         self.limits_and_logs()
+        self.the_deployments_settings()
         self.commands_of_the_description()
         self.test_script()
         self.history_is_imported()
@@ -182,6 +186,28 @@ class Checks:
                 self._engine.docker("run", "--rm", "--entrypoint", "sh", image, "-c", command)
             listed = self._engine.docker("images", "--format", "{{.Repository}}:{{.Tag}} {{.Size}}").stdout.splitlines()
             report.figure("images: " + ", ".join(line for line in sorted(listed) if "<none>" not in line))
+
+    def the_deployments_settings(self) -> None:
+        """The exporter's image, with what deploy/kubernetes allows its pod and nothing more."""
+        name, port = "deployment-settings", 9102
+        check = "the image runs with the Kubernetes Deployment's user, privileges, volumes and memory"
+        try:
+            options = docker_options(rendered(KUBERNETES / "overlays" / "embedded"))
+        except Unavailable as reason:
+            self._report.skip(check, str(reason))
+            return
+        with self._report.check(check):
+            publish = f"--publish=127.0.0.1:{port}:9101"
+            self._engine.docker("run", "--detach", "--name", name, publish, *options, "mlops-exporter:local")
+            try:
+                for path in ("/-/healthy", "/-/ready", "/metrics"):
+                    answers = partial(self._user.reads, f"http://localhost:{port}{path}")
+                    self._user.waits_until(answers, 60, f"{path} of the container {name}")
+            except AssertionError:
+                self._report.say(self._engine.docker("logs", name, check=False).stderr)
+                raise
+            finally:
+                self._engine.docker("rm", "--force", "--volumes", name, check=False)
 
     def commands_of_the_description(self) -> None:
         """Each command, word for word."""

@@ -109,6 +109,8 @@ class BigQueryAudit:
 
     def changed(self, previous: Reading) -> bool:
         """Whether the table's free metadata moved; never for tables of which it does not. See `Source.changed`."""
+        if previous.token is None:  # such a table, which need not even be asked
+            return False
         with self._session() as source:
             table = source.metadata()
             return table.table_type not in ALWAYS_QUERIED and source.revision(table) != previous.token
