@@ -5,9 +5,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	&& { echo $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
+PIN := bin/pip-compile --upgrade --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links --annotation-style=line
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-stack lint format docs engines bench pin clean
+.PHONY: help run demo test test-stack lint format docs engines bench dist pin clean
 
 help: ## Show this list
 	@echo "usage: make TARGET"; echo
@@ -48,17 +49,23 @@ bench: $(VENV)/.dev ## Measure everything (about 25 minutes, on a quiet machine;
 	$(BIN)/python -m testbed.install query-exporter bigquery
 	$(BIN)/python -m benchmarks $(ARGS)
 
-pin: ## Pin every requirements.txt anew from its .in file
+dist: $(VENV)/.dev ## Build the source distribution and the wheel in dist/, and check both
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+	@ls -l dist
+
+pin: ## Pin every requirements.txt anew, from pyproject.toml or its .in file
 	$(call need_python)
 	$(PYTHON) -m venv --clear $(VENV)-pin
 	$(VENV)-pin/bin/pip install --quiet pip-tools
-	for file in requirements docker/regmodel/requirements requirements-dev; do ( cd $$(dirname $$file) && name=$$(basename $$file) && \
-		$(CURDIR)/$(VENV)-pin/bin/pip-compile --upgrade --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
-		--annotation-style=line --output-file $$name.txt $$name.in ) || exit 1; done
+	$(VENV)-pin/$(PIN) --extra bigquery --extra duckdb --output-file requirements.txt pyproject.toml
+	for file in docker/regmodel/requirements requirements-dev; do ( cd $$(dirname $$file) && name=$$(basename $$file) && \
+		$(CURDIR)/$(VENV)-pin/$(PIN) --output-file $$name.txt $$name.in ) || exit 1; done
 	rm -rf $(VENV)-pin
 
 clean: ## Remove the environments and caches (not audit.duckdb, not exporter-state)
-	rm -rf $(VENV) $(VENV)-regmodel .demo .engines .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-regmodel dist build .demo .engines .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 define need_python
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or later is needed (set PYTHON=/path/to/python)"; exit 1; }

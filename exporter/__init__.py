@@ -1,3 +1,3 @@
 """Prometheus exporter for a machine-learning pipeline's audit log and its Airflow."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

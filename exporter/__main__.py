@@ -1,4 +1,6 @@
-"""The command line: python -m exporter serve | once | check | init-audit | catalogue | backfill.
+"""The command line: mlops-exporter serve | once | check | init-audit | catalogue | backfill.
+
+`python -m exporter` is the same, in a folder that has the package.
 
 Exit codes: 0 done; 1 the command failed (a source is down, a check found a problem); 2 settings, catalogue or arguments
 cannot be used.
@@ -20,6 +22,7 @@ from exporter.errors import ConfigError, OutputError, SourceError
 from exporter.logs import configure_logging
 from exporter.settings import VARIABLES, Settings, secrets_of
 from exporter.showable import escaped
+from exporter.sources import require_drivers
 
 EPILOG = """\
 Everything is configured by environment variables. The most useful ones:
@@ -29,10 +32,15 @@ Everything is configured by environment variables. The most useful ones:
 All of them, with their defaults: docs/configuration.md.
 
 Examples:
-  python -m exporter serve                                   sample data in ./audit.duckdb, on port 9101
-  AUDIT_URL='logs/*.parquet' python -m exporter once         what a table of files would expose
-  GOOGLE_CLOUD_PROJECT=my-project python -m exporter check   is BigQuery ready, and what would a query bill
+  {program} serve
+      sample data in ./audit.duckdb, on port 9101
+  AUDIT_URL='logs/*.parquet' {program} once
+      what a table of files would expose
+  GOOGLE_CLOUD_PROJECT=my-project {program} check
+      is BigQuery ready, and what would a query bill
 """
+COMMAND = "mlops-exporter"
+"""The console command, which pyproject.toml declares."""
 SHOWN_IN_HELP = ("GOOGLE_CLOUD_PROJECT", "GOOGLE_APPLICATION_CREDENTIALS", "AUDIT_TABLE", "AUDIT_URL", "EXPORTER_PORT")
 
 log = logging.getLogger("exporter")
@@ -43,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = Settings.from_env(os.environ)
+        if options.run is not _catalogue:  # which reads what --from names
+            require_drivers(settings)
         configure_logging(settings.log_level, settings.log_format, secrets_of(os.environ))
         # The one that is being written may be empty still.
         catalog = load_catalog(None if options.run is _catalogue else settings.catalog_path)
@@ -61,10 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    program = COMMAND if Path(sys.argv[0]).name == COMMAND else "python -m exporter"
     parser = argparse.ArgumentParser(
-        prog="python -m exporter",
+        prog=program,
         description="Turns a pipeline's audit log, and what its Airflow knows, into Prometheus metrics.",
-        epilog=EPILOG.format(variables=_variables()),
+        epilog=EPILOG.format(variables=_variables(), program=program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mlops-exporter {__version__}")
@@ -174,6 +185,7 @@ def _catalogue(options: argparse.Namespace, settings: Settings, catalog: Catalog
     from exporter.sources.audit.files import EmbeddedLog
 
     looked_at = Settings.from_env({**os.environ, "AUDIT_URL": options.url})
+    require_drivers(looked_at)
     is_file = looked_at.embedded.kind != "duckdb"
     log_ = EmbeddedLog.of(looked_at, catalog)
     reader = DuckDBReader(log_)

@@ -26,7 +26,7 @@ from exporter.ledger import Ledger
 from exporter.logs import configure_logging
 from exporter.refresh import Refresher
 from exporter.settings import Settings, secrets_of
-from exporter.sources import build_sources
+from exporter.sources import build_sources, require_drivers
 from exporter.sources.audit.query import SOURCE_NAME
 from exporter.worker import IDLE_SECONDS, BoundedWorker
 
@@ -116,6 +116,7 @@ def before_start(server: Any) -> None:
     try:
         refuse_more_workers(server.cfg.workers)
         settings = Settings.from_env(os.environ)
+        require_drivers(settings)
         refuse_foreign_host(settings.host)
         load_catalog(settings.catalog_path)
     except ConfigError as error:

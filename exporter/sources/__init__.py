@@ -1,14 +1,20 @@
 """Where metrics come from. A source is one package here plus one line in `build_sources`."""
 
+import importlib.util
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from exporter.catalog import Catalog
+from exporter.errors import ConfigError
 from exporter.settings import Settings
 from exporter.snapshot import Reading, Sample
 
 if TYPE_CHECKING:  # the ledger itself uses sources/boundary.py
     from exporter.ledger import Ledger
+
+NOT_INSTALLED: Final = (
+    "{what} needs the package {package}, which is not installed: pip install 'mlops-exporter[{extra}]'"
+)
 
 
 class Source(Protocol):
@@ -62,6 +68,24 @@ class Source(Protocol):
     def close(self) -> None:
         """Give connections back. Called once, when no `read` will follow."""
         ...
+
+
+def require_drivers(settings: Settings) -> None:
+    """Find, without importing it, the driver of the audit log that these settings ask for.
+
+    Raises:
+        ConfigError: it is not installed; the sentence names the extra that brings it.
+    """
+    if settings.uses_bigquery:
+        what, package, module, extra = "BigQuery", "google-cloud-bigquery", "google.cloud.bigquery", "bigquery"
+    else:
+        what, package, module, extra = "The embedded audit log", "duckdb", "duckdb", "duckdb"
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a package above it
+        found = False
+    if not found:
+        raise ConfigError([NOT_INSTALLED.format(what=what, package=package, extra=extra)])
 
 
 def build_sources(settings: Settings, catalog: Catalog, ledger: "Ledger") -> tuple[Source, ...]:
