@@ -1,4 +1,4 @@
-"""The command line: mlops-exporter serve | once | check | init-audit | catalogue | backfill.
+"""The command line: mlops-exporter serve | once | check | healthy | hash-password | init-audit | catalogue | backfill.
 
 `python -m exporter` is the same, in a folder that has the package.
 
@@ -7,6 +7,7 @@ cannot be used.
 """
 
 import argparse
+import getpass
 import logging
 import os
 import signal
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = Settings.from_env(os.environ)
-        if options.run is not _catalogue:  # which reads what --from names
+        if options.run in (_serve, _once, _check, _init_audit, _backfill):
             require_drivers(settings)
         configure_logging(settings.log_level, settings.log_format, secrets_of(os.environ))
         # The one that is being written may be empty still.
@@ -87,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     once.set_defaults(run=_once)
     check = commands.add_parser("check", help="try everything a refresh needs, print what is missing; bills nothing")
     check.set_defaults(run=_check)
+    healthy = commands.add_parser("healthy", help="exit 0 if the exporter on this machine is alive: for health checks")
+    healthy.set_defaults(run=_healthy)
+    hash_ = commands.add_parser("hash-password", help="print a password's bcrypt hash, for EXPORTER_WEB_CONFIG_FILE")
+    hash_.set_defaults(run=_hash_password)
     init = commands.add_parser(
         "init-audit", help="create the audit table, or add the columns it lacks; never drops or changes anything"
     )
@@ -164,6 +169,30 @@ def _check(_options: argparse.Namespace, settings: Settings, catalog: Catalog) -
     findings = list(check(settings, catalog))
     print(table(findings))
     return 1 if any(finding.state == PROBLEM for finding in findings) else 0
+
+
+def _healthy(_options: argparse.Namespace, settings: Settings, _catalog: Catalog) -> int:
+    from exporter.healthy import probe
+
+    problem = probe(settings)
+    print("healthy" if problem is None else f"unhealthy: {problem}")
+    return 0 if problem is None else 1
+
+
+def _hash_password(_options: argparse.Namespace, _settings: Settings, _catalog: Catalog) -> int:
+    from exporter.authentication import hashed
+
+    if sys.stdin.isatty():
+        password = getpass.getpass()
+        if getpass.getpass("Again: ") != password:
+            raise ConfigError(["the two passwords differ"])
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    try:
+        print(hashed(password))
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+    return 0
 
 
 def _init_audit(options: argparse.Namespace, settings: Settings, catalog: Catalog) -> int:

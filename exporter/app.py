@@ -8,8 +8,6 @@ import json
 import logging
 import math
 import secrets
-import threading
-import time
 import urllib.parse
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
@@ -21,9 +19,12 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_accept_header
 
 from exporter import exposition, health, page
+from exporter.authentication import Authentication
 from exporter.catalog import Catalog
+from exporter.logs import RareWarning
 from exporter.refresh import Refresher, State
 from exporter.settings import Secret
+from exporter.web_file import WebFile
 
 if TYPE_CHECKING:
     from a2wsgi.asgi_typing import HTTPScope, Receive, Scope, Send
@@ -32,10 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRICS_PATH: Final = "/metrics"
+REFRESH_PATH: Final = "/-/refresh"
 REFUSAL_SECONDS: Final = 0.5
-"""How long a wrong bearer token waits for its answer: two guesses a second, however many connections guess."""
-REFUSALS_LOGGED_SECONDS: Final = 60.0
-"""Least time between two lines of the log about wrong tokens."""
+"""How long a wrong token or password waits for its answer: two guesses a second, however many connections guess."""
 FLASK_THREADS: Final = 4
 """Threads for everything but scrapes. A view takes about a millisecond and waits for nobody."""
 PAGE_POLICY: Final = (
@@ -52,11 +52,17 @@ class App:
 
     Args:
         refresh_token: what `POST /-/refresh` asks for; None for no such path.
+        web: whom to answer, and with which headers; None for everybody.
     """
 
-    def __init__(self, refresher: Refresher, catalog: Catalog, refresh_token: Secret | None = None) -> None:
+    def __init__(
+        self, refresher: Refresher, catalog: Catalog, refresh_token: Secret | None = None, web: WebFile | None = None
+    ) -> None:
         self.refresher = refresher
-        flask = create_flask(refresher, catalog, refresh_token)
+        self.web = web
+        flask = create_flask(refresher, catalog, refresh_token, web)
+        self._has_token = refresh_token is not None
+        self._authentication = Authentication()
         self._refusal = asyncio.Lock()
         self._others = WSGIMiddleware(cast("WSGIApp", flask.wsgi_app), workers=FLASK_THREADS)
 
@@ -64,7 +70,17 @@ class App:
         """One request, or the start and end of the server."""
         if scope["type"] != "http":
             await self._others(scope, receive, send)
-        elif scope["path"] == METRICS_PATH and scope["method"] in ("GET", "HEAD"):
+            return
+        if self.web is not None:
+            now = self.web.current
+            if now.headers:
+                send = _with_headers(now.headers, send)
+            # One header holds a bearer token or a password: where the token is asked for, it is enough.
+            by_token = self._has_token and scope["path"] == REFRESH_PATH and scope["method"] == "POST"
+            admits = self._authentication.admits
+            if now.users and not by_token and not await admits(scope, now.users, send, self._slowing(send)):
+                return
+        if scope["path"] == METRICS_PATH and scope["method"] in ("GET", "HEAD"):
             await self._scrape(scope, send)
         else:
             # A query may hold any byte; what reads it further on knows only those of a URL.
@@ -72,7 +88,7 @@ class App:
             await self._others({**scope, "query_string": query.encode()}, receive, self._slowing(send))
 
     def _slowing(self, send: "Send") -> "Send":
-        """Send, but refusals of a token one after the other and slowly, on all connections together."""
+        """Send, but refusals of a token or password one after the other and slowly, on all connections together."""
 
         async def slowly(message: Any) -> None:
             if message["type"] == "http.response.start" and message["status"] == HTTPStatus.UNAUTHORIZED:
@@ -99,6 +115,19 @@ class App:
         for chunk in chunks[:-1]:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"".join(chunks[-1:]), "more_body": False})
+
+
+def _with_headers(headers: tuple[tuple[bytes, bytes], ...], send: "Send") -> "Send":
+    """Send, with these headers in each answer that does not have them already."""
+
+    async def sending(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            own = list(message["headers"])
+            names = {name.lower() for name, _ in own}
+            message = {**message, "headers": [*own, *((name, value) for name, value in headers if name not in names)]}
+        await send(message)
+
+    return sending
 
 
 @functools.lru_cache(maxsize=64)  # a Prometheus sends the same two headers with every scrape
@@ -130,7 +159,9 @@ def _wants_openmetrics(accepted: MIMEAccept) -> bool:
     return 0 < best["application/openmetrics-text"] >= best["text/plain"]
 
 
-def create_flask(refresher: Refresher, catalog: Catalog, refresh_token: Secret | None = None) -> Flask:
+def create_flask(
+    refresher: Refresher, catalog: Catalog, refresh_token: Secret | None = None, web: WebFile | None = None
+) -> Flask:
     """The routes beside `/metrics`; see `App`."""
     app = Flask(__name__, static_folder=None)
 
@@ -188,7 +219,7 @@ def create_flask(refresher: Refresher, catalog: Catalog, refresh_token: Secret |
 
     if refresh_token is not None:
         app.add_url_rule(
-            "/-/refresh", view_func=RefreshView(refresher, refresh_token), methods=["POST"], endpoint="refresh"
+            REFRESH_PATH, view_func=RefreshView(refresher, refresh_token), methods=["POST"], endpoint="refresh"
         )
 
     @app.errorhandler(HTTPException)
@@ -207,6 +238,7 @@ def create_flask(refresher: Refresher, catalog: Catalog, refresh_token: Secret |
                 uptime_seconds=refresher.uptime_seconds(),
                 interval=refresher.interval,
                 too_old=refresher.too_old(state),
+                web_problem=None if web is None else web.problem,
             )
         except Exception as error:
             app.logger.exception("/health cannot be made")
@@ -221,14 +253,12 @@ class RefreshView:
     def __init__(self, refresher: Refresher, token: Secret) -> None:
         self._refresher = refresher
         self._token = token
-        self._lock = threading.Lock()
-        self._refused = 0
-        self._logged_at = -math.inf
+        self._warn = RareWarning(log, "POST /-/refresh: %d requests without the right token, the last from %s")
 
     def __call__(self) -> Response:
         """One request."""
         if not self._may():
-            self._log_refusal()
+            self._warn(request.remote_addr)
             headers = {"WWW-Authenticate": 'Bearer realm="mlops-exporter"'}
             return _json({"status": "refused", "detail": "a bearer token is needed, and this is not it"}, 401, headers)
         force = request.args.get("force", "false").lower()
@@ -244,17 +274,6 @@ class RefreshView:
             seconds = math.ceil(requested.retry_after)
             return _json({**content, "retry_after_seconds": seconds}, 429, {"Retry-After": str(seconds)})
         return _json(content, 202)
-
-    def _log_refusal(self) -> None:
-        now = time.monotonic()
-        with self._lock:
-            self._refused += 1
-            if now - self._logged_at < REFUSALS_LOGGED_SECONDS:
-                return
-            count, self._refused, self._logged_at = self._refused, 0, now
-        log.warning(
-            "POST /-/refresh: %d requests without the right token, the last from %s", count, request.remote_addr
-        )
 
     def _may(self) -> bool:
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from exporter.catalog import Catalog
-from exporter.errors import SourceError
+from exporter.errors import ConfigError, SourceError
 from exporter.ledger import Ledger
 from exporter.settings import MIN_BYTES_BILLED, Settings
 from exporter.showable import escaped
 from exporter.snapshot import Gap
+from exporter.web_config import load_web_config
 
 OK: Final = "ok"
 WARNING: Final = "warning"
@@ -30,6 +31,7 @@ def check(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
     yield Finding("settings", OK, "every variable can be used")
     for warning in settings.warnings:
         yield Finding("settings", WARNING, warning)
+    yield from _web_configuration(settings)
     where = str(settings.catalog_path or "built-in")
     yield Finding("catalogue", OK, f"{where}: {len(catalog.metrics)} metrics")
     ledger = Ledger.open(settings.state_dir)
@@ -44,6 +46,18 @@ def check(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
         yield from _airflow(settings, catalog)
     else:
         yield Finding("airflow", OK, "AIRFLOW_BASE_URL is not set: Airflow is not read")
+
+
+def _web_configuration(settings: Settings) -> Iterator[Finding]:
+    if settings.web_config_file is None:
+        return
+    try:
+        config = load_web_config(settings.web_config_file)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Finding("web", PROBLEM, problem)
+        return
+    yield Finding("web", OK, f"{settings.web_config_file}: {config.summary}")
 
 
 def _airflow(settings: Settings, catalog: Catalog) -> Iterator[Finding]:

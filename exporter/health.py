@@ -38,19 +38,22 @@ def report(
     uptime_seconds: float,
     interval: float,
     too_old: bool = False,
+    web_problem: str | None = None,
 ) -> dict[str, Any]:
     """The body of `/health`.
 
     Args:
         age_seconds: how long ago the snapshot was made, by which the ages in it have grown.
+        web_problem: why the web configuration's file, which has changed, cannot be used.
         too_old: nobody has replaced the snapshot for so long that its values are not served any more.
     """
     chosen = choose(catalog, snapshot)
     served: dict[str, list[str]] = {}
     for metric, choice in chosen.items():
         served.setdefault(choice.source, []).append(metric)
+    status = "down" if too_old else overall(snapshot)
     return {
-        "status": "down" if too_old else overall(snapshot),
+        "status": "degraded" if status == "ok" and web_problem is not None else status,
         "snapshot_age_seconds": round(age_seconds, 1),
         "version": __version__,
         "uptime_seconds": round(uptime_seconds, 1),
@@ -61,6 +64,7 @@ def report(
         },
         "metrics_without_value": _absent(catalog, snapshot, set(chosen)),
         "bugs": dict(snapshot.bugs),
+        "web_configuration": {"problem": web_problem},
         "state": {
             "survives_restart": snapshot.state_problem is None,
             "problem": snapshot.state_problem,

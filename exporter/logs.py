@@ -5,13 +5,17 @@ Secrets are blotted out, and a message from outside is one line whatever it hold
 
 import json
 import logging
+import math
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from exporter.showable import escaped, is_showable
 
+RARE_SECONDS: Final = 60.0
+"""Least time between two lines of a RareWarning."""
 BLOT: Final = "[secret]"
 _QUIET: Final = ("urllib3", "google", "sqlglot", "werkzeug")
 """Libraries that stay at WARNING even at level DEBUG: below it they log requests and answers, tokens among them."""
@@ -53,6 +57,34 @@ class _Formatter(logging.Formatter):
         for secret in self._secrets:
             text = text.replace(secret, BLOT)
         return text
+
+
+class RareWarning:
+    """A warning that anybody on the network can cause: logged at most every RARE_SECONDS, with how often it was caused.
+
+    Args:
+        log: where.
+        message: has %d for that number and %s for the detail of the last time.
+        clock: seconds.
+    """
+
+    def __init__(self, log: logging.Logger, message: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._message = message
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._count = 0
+        self._logged_at = -math.inf
+
+    def __call__(self, detail: object) -> None:
+        """It was caused once more."""
+        now = self._clock()
+        with self._lock:
+            self._count += 1
+            if now - self._logged_at < RARE_SECONDS:
+                return
+            count, self._count, self._logged_at = self._count, 0, now
+        self._log.warning(self._message, count, detail)
 
 
 def configure_logging(level: str, log_format: str, secrets: Iterable[str] = ()) -> None:

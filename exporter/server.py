@@ -28,6 +28,8 @@ from exporter.refresh import Refresher
 from exporter.settings import Settings, secrets_of
 from exporter.sources import build_sources, require_drivers
 from exporter.sources.audit.query import SOURCE_NAME
+from exporter.web_config import load_web_config
+from exporter.web_file import WebFile
 from exporter.worker import IDLE_SECONDS, BoundedWorker
 
 log = logging.getLogger(__name__)
@@ -92,7 +94,8 @@ def app(env: Mapping[str, str] | None = None) -> App:
     settings = Settings.from_env(env)
     configure_logging(settings.log_level, settings.log_format, secrets_of(env))
     catalog = load_catalog(settings.catalog_path)
-    return App(build_refresher(settings, catalog), catalog, settings.refresh_token)
+    web = None if settings.web_config_file is None else WebFile(settings.web_config_file)
+    return App(build_refresher(settings, catalog), catalog, settings.refresh_token, web)
 
 
 def refuse_more_workers(count: int) -> None:
@@ -119,6 +122,8 @@ def before_start(server: Any) -> None:
         require_drivers(settings)
         refuse_foreign_host(settings.host)
         load_catalog(settings.catalog_path)
+        if settings.web_config_file is not None:
+            load_web_config(settings.web_config_file)
     except ConfigError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)  # noqa: T201 -- logging is not set up yet
@@ -196,11 +201,15 @@ def serve(settings: Settings) -> None:
     """Serve until a signal ends the process. Does not return.
 
     Raises:
-        ConfigError: WEB_CONCURRENCY asks for more than one worker.
+        ConfigError: WEB_CONCURRENCY asks for more than one worker, or the web configuration cannot be used.
     """
     workers = os.environ.get("WEB_CONCURRENCY", "1").strip() or "1"
     refuse_more_workers(int(workers) if workers.isdigit() else -1)
-    log.info("exporter %s: serving on http://%s:%s", __version__, settings.host, settings.port)
+    web = None if settings.web_config_file is None else load_web_config(settings.web_config_file)
+    scheme = "http" if web is None or web.tls is None else "https"
+    log.info("exporter %s: serving on %s://%s:%s", __version__, scheme, settings.host, settings.port)
+    if web is not None:
+        log.info("%s: %s", settings.web_config_file, web.summary)
     for warning in settings.warnings:
         log.warning("%s", warning)
     _Application(gunicorn_options(settings)).run()

@@ -107,6 +107,13 @@ class Settings:
         "demand](freshness.md).",
         secret=True,
     )
+    web_config_file: Path | None = setting(
+        "EXPORTER_WEB_CONFIG_FILE",
+        values.optional_path,
+        "",
+        "YAML file with TLS, users and headers, in the format that Prometheus' exporters share. Unset: plain HTTP, and "
+        "no password. See [TLS and passwords](security.md#tls-and-passwords).",
+    )
     log_level: str = setting(
         "EXPORTER_LOG_LEVEL", values.one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", "Lowest level that is logged."
     )

@@ -8,12 +8,17 @@ answer, and where there are too many, the one that has been idle longest gives w
 import asyncio
 import logging
 import os
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker
+
+from exporter.logs import RareWarning
+from exporter.web_config import has_allowed_san
+from exporter.web_file import WebFile
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +27,10 @@ IDLE_SECONDS: Final = 65.0
 scrape intervals, so that Prometheus keeps its connection."""
 RESPONSE_SECONDS: Final = 30.0
 """From the end of a request's head until the client has taken the whole answer."""
+HANDSHAKE_SECONDS: Final = 10.0
+"""From the start of a connection until TLS is up."""
+GOODBYE_SECONDS: Final = 1.0
+"""How long a client may take to answer the end of TLS before its connection is dropped."""
 TICK_SECONDS: Final = 0.25
 """How often the worker looks after idle connections, the refresh loop, and gunicorn's master."""
 DEAD_SECONDS: Final = 5.0
@@ -96,10 +105,17 @@ class BoundedWorker(ASGIWorker):
         """Serve until told to stop, until the master is gone, or until the refresh loop has been dead for a while."""
         loop = asyncio.get_running_loop()
         connections = Connections(self.worker_connections)
-        context = self._get_ssl_context()  # type: ignore[attr-defined]  # gunicorn's stubs leave it out
+        web = self.asgi.web  # type: ignore[attr-defined]  # it is our App
+        watch = None if web is None else asyncio.create_task(web.watch())
+        refused = RareWarning(log, "TLS: failed connections: %d; the last: %s")
+
+        def accepted() -> asyncio.Protocol:
+            if web is not None and web.current.tls is not None:
+                return Handshake(self, connections, web, refused)
+            return Connection(self, connections)
+
         for listener in self.sockets:
-            server = await loop.create_server(lambda: Connection(self, connections), sock=listener.sock, ssl=context)  # type: ignore[attr-defined]
-            self.servers.append(server)
+            self.servers.append(await loop.create_server(accepted, sock=listener.sock))  # type: ignore[attr-defined]
         alive_at = time.monotonic()
         while self.alive:
             self.notify()
@@ -113,7 +129,82 @@ class BoundedWorker(ASGIWorker):
                 break
             connections.drop_idle()
             await asyncio.sleep(TICK_SECONDS)
+        if watch is not None:
+            watch.cancel()
         await self._shutdown()  # type: ignore[attr-defined]
+
+
+class Handshake(asyncio.Protocol):
+    """One client's connection until TLS is up; then a Connection takes its place.
+
+    It counts like any connection. Its context is the one that holds when it begins, so that a certificate that was
+    replaced is served without a restart.
+    """
+
+    def __init__(self, worker: BoundedWorker, connections: Connections, web: WebFile, refused: RareWarning) -> None:
+        self._worker = worker
+        self._connections = connections
+        self._config = web.current
+        self._refused = refused
+        self._early: list[bytes] = []
+        self._socket: asyncio.Transport | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio: take the connection, and begin."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- TCP has no others
+        self._socket = transport
+        transport.pause_reading()  # until the handshake reads
+        self._connections.opened(self)
+        self._task = asyncio.get_running_loop().create_task(self._secure(transport))
+
+    def data_received(self, data: bytes) -> None:
+        """Called by asyncio: a client may send its request along with the end of its handshake."""
+        self._early.append(data)
+
+    def drop(self) -> None:
+        """End the connection at once."""
+        if self._socket is not None:
+            self._socket.abort()
+
+    async def _secure(self, transport: asyncio.Transport) -> None:
+        client = (transport.get_extra_info("peername") or ("an unknown address",))[0]
+        secured = None
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                transport,
+                self,
+                self._config.tls,  # type: ignore[arg-type]  # there is one, or this class is not used
+                server_side=True,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=GOODBYE_SECONDS,
+            )
+        except ssl.SSLError as error:
+            self._refused(f"{_said(error)}, from {client}")
+        except OSError:
+            pass  # the client has gone, or took too long
+        finally:
+            self._connections.closed(self)
+        if secured is None or secured.is_closing():
+            return
+        allowed = self._config.allowed_sans
+        if allowed and not has_allowed_san(secured.get_extra_info("peercert") or {}, allowed):
+            self._refused(f"the client's certificate has none of client_allowed_sans, from {client}")
+            secured.abort()
+            return
+        connection = Connection(self._worker, self._connections)
+        secured.set_protocol(connection)
+        connection.connection_made(secured)
+        for data in self._early:
+            connection.data_received(data)
+
+
+def _said(error: ssl.SSLError) -> str:
+    """OpenSSL's reason in words; it has a fixed set of them."""
+    reason = str(error.reason or type(error).__name__).lower().replace("_", " ")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{reason} ({error.verify_message})"
+    return reason
 
 
 class Connection(ASGIProtocol):

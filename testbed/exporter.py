@@ -24,19 +24,25 @@ class RunningExporter:
         folder: working directory; the state folder and the sample are made in it.
         environment: settings besides EXPORTER_HOST and EXPORTER_PORT.
         command: what to run instead of `python -m exporter serve`.
+        session: sends the requests; with an authority's file in `verify`, the exporter is to serve HTTPS.
     """
 
     def __init__(
-        self, folder: Path, environment: dict[str, str] | None = None, command: list[str] | None = None
+        self,
+        folder: Path,
+        environment: dict[str, str] | None = None,
+        command: list[str] | None = None,
+        session: requests.Session | None = None,
     ) -> None:
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        scheme = "https" if session is not None and isinstance(session.verify, str) else "http"
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.log = folder / "exporter.log"
         inherited = {name: "" for name in os.environ if name.startswith(_OURS)}
         self._server = ServerProcess(
             command or [sys.executable, "-m", "exporter", "serve"],
             log=self.log,
-            ready=http_ready(f"{self.url}/metrics"),
+            ready=self._ready if session else http_ready(f"{self.url}/metrics"),
             environment={
                 **inherited,
                 "PYTHONPATH": str(ROOT),
@@ -47,7 +53,7 @@ class RunningExporter:
             cwd=folder,
             ready_within=90,
         )
-        self.session = requests.Session()
+        self.session = session or requests.Session()
         self.session.trust_env = False
 
     def __enter__(self) -> "RunningExporter":
@@ -57,6 +63,12 @@ class RunningExporter:
     def __exit__(self, *_: object) -> None:
         self.session.close()
         self._server.stop()
+
+    def _ready(self) -> bool:
+        try:
+            return self.get("/metrics").ok
+        except requests.ConnectionError:
+            return False
 
     def get(self, path: str, **kwargs: Any) -> requests.Response:
         """GET a path, within ten seconds."""

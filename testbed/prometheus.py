@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -12,13 +14,22 @@ from testbed.process import ServerProcess, free_port, http_ready
 
 class RunningPrometheus:
     """A Prometheus that scrapes these targets, by default every second; targets by job name, each `host:port`. A scrape
-    may take as long as there is between two."""
+    may take as long as there is between two. `options` are more settings of a job, by its name."""
 
-    def __init__(self, folder: Path, targets: dict[str, str], timeout: str = "1s") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        targets: dict[str, str],
+        timeout: str = "1s",
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         folder.mkdir(parents=True, exist_ok=True)
-        jobs = [{"job_name": name, "static_configs": [{"targets": [target]}]} for name, target in targets.items()]
+        jobs = [
+            {"job_name": name, "static_configs": [{"targets": [target]}], **(options or {}).get(name, {})}
+            for name, target in targets.items()
+        ]
         configuration = {"global": {"scrape_interval": timeout, "scrape_timeout": timeout}, "scrape_configs": jobs}
         (folder / "prometheus.yml").write_text(json.dumps(configuration))
         self.server = ServerProcess(

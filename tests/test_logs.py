@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from exporter.logs import BLOT, configure_logging
+from exporter.logs import BLOT, RareWarning, configure_logging
 
 LINE_1 = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEA"
 LINE_2 = "plantedPlantedPLANTED"
@@ -205,3 +205,16 @@ def test_configuring_twice_logs_once(capsys: pytest.CaptureFixture[str]):
     configure_logging("INFO", "text")
     logging.getLogger("exporter.test").info("x")
     assert capsys.readouterr().err.count("exporter.test") == 1
+
+
+def test_a_rare_warning_is_logged_once_a_minute_with_how_often_it_was_caused(caplog: pytest.LogCaptureFixture):
+    now = 1000.0
+    warn = RareWarning(logging.getLogger("exporter.test"), "guesses: %d; the last from %s", lambda: now)
+    for number in range(3):
+        warn(f"client {number}")
+    now += 61
+    warn("client 3")
+    assert [record.getMessage() for record in caplog.records] == [
+        "guesses: 1; the last from client 0",
+        "guesses: 3; the last from client 3",
+    ]

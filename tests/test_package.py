@@ -1,6 +1,7 @@
-"""What pyproject.toml says of the package: its dependencies and their pins, the drivers that may be missing, the version."""
+"""What pyproject.toml says of the package: its dependencies, their pins, and the drivers that may be missing."""
 
 import ast
+import itertools
 import re
 import sys
 import tomllib
@@ -21,11 +22,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
 def dependencies() -> Iterator[Requirement]:
-    for text in (
-        *PROJECT["dependencies"],
-        *(text for one in PROJECT["optional-dependencies"].values() for text in one),
-    ):
-        requirement = Requirement(text)
+    extras = itertools.chain.from_iterable(PROJECT["optional-dependencies"].values())
+    for requirement in map(Requirement, (*PROJECT["dependencies"], *extras)):
         if requirement.name != PROJECT["name"]:
             yield requirement
 

@@ -27,6 +27,7 @@ DEFAULTS = {
     "EXPORTER_STALE_AFTER_SECONDS": 3600.0,
     "EXPORTER_STATE_DIR": Path("exporter-state"),
     "EXPORTER_CATALOG": None,
+    "EXPORTER_WEB_CONFIG_FILE": None,
     "EXPORTER_MAX_SERIES": 200_000,
     "EXPORTER_REFRESH_TOKEN": None,
     "EXPORTER_LOG_LEVEL": "INFO",
@@ -73,6 +74,7 @@ GOOD = [
     ("EXPORTER_STATE_DIR", "/var/lib/exporter", Path("/var/lib/exporter")),
     ("EXPORTER_STATE_DIR", "none", None),
     ("EXPORTER_CATALOG", "mine.yaml", Path("mine.yaml")),
+    ("EXPORTER_WEB_CONFIG_FILE", "web.yml", Path("web.yml")),
     ("EXPORTER_MAX_SERIES", "1", 1),
     ("EXPORTER_REFRESH_TOKEN", "0123456789abcdef", Secret("0123456789abcdef")),
     ("AUDIT_PROBE_SECONDS", "2", 2.0),
@@ -177,6 +179,7 @@ BAD = [
 TAKES_ANY_TEXT = {
     "EXPORTER_STATE_DIR",
     "EXPORTER_CATALOG",
+    "EXPORTER_WEB_CONFIG_FILE",
     "GOOGLE_APPLICATION_CREDENTIALS",
     "AUDIT_ENV",
     "AIRFLOW_CA_FILE",
