@@ -16,7 +16,18 @@ from typing import Final
 
 from benchmarks import load, peers, report
 
-NAMES: Final = ("scrape", "slow_clients", "refresh", "freshness", "billing", "airflow", "failure", "footprint", "soak")
+NAMES: Final = (
+    "scrape",
+    "slow_clients",
+    "tls",
+    "refresh",
+    "freshness",
+    "billing",
+    "airflow",
+    "failure",
+    "footprint",
+    "soak",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def what_is_missing(chosen: Sequence[str]) -> str | None:
     """The first thing that the chosen benchmarks need and that is not installed, with how to install it."""
     try:
-        if {"scrape", "failure"} & set(chosen):
+        if {"scrape", "failure", "tls"} & set(chosen):
             load.require()
         if {"scrape", "failure", "footprint"} & set(chosen):
             peers.version()

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import requests
@@ -57,17 +58,19 @@ def headers(*, gzip: bool) -> dict[str, str]:
     return {"Accept": ACCEPT, "Accept-Encoding": "gzip" if gzip else "identity"}
 
 
-def once(url: str, *, gzip: bool) -> tuple[bytes, float]:
-    """One request: the body as it came over the wire, and the seconds it took."""
+def once(url: str, *, gzip: bool, verify: Path | None = None) -> tuple[bytes, float]:
+    """One request: the body as it came over the wire, and the seconds it took. `verify` is the authority's file where
+    the URL is one of HTTPS."""
     with requests.Session() as session:
         session.trust_env = False
+        session.verify = str(verify) if verify else True
         began = time.perf_counter()
         with session.get(url, headers=headers(gzip=gzip), timeout=60, stream=True) as response:
             response.raise_for_status()
             return response.raw.read(decode_content=False), time.perf_counter() - began
 
 
-def load(url: str, *, seconds: float, connections: int, gzip: bool) -> Load:
+def load(url: str, *, seconds: float, connections: int, gzip: bool, verify: Path | None = None) -> Load:
     """Ask for a URL again and again on some kept-alive connections, for some seconds.
 
     A server so slow that this would be less than six requests, or three on each connection, is given longer, up to 20
@@ -77,7 +80,7 @@ def load(url: str, *, seconds: float, connections: int, gzip: bool) -> Load:
         LoadError: wrk is missing, a request was not answered with 2xx, or none was at all.
     """
     require()
-    _, probe = once(url, gzip=gzip)
+    _, probe = once(url, gzip=gzip, verify=verify)
     at_least = max(_AT_LEAST_REQUESTS, _AT_LEAST_PER_CONNECTION * connections)
     seconds = min(max(seconds, probe * at_least), max(_LONGEST_SECONDS, seconds))
     arguments = ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]

@@ -109,7 +109,7 @@ def _measure_size(
     busy = folder / "busy"
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(BenchServer("exporter", folder, "--series", str(series), "--busy", str(busy)))
-        many = _wait_for_series(ours.url, series)
+        many = wait_for_series(ours.url, series)
         _settle(ours)
         for compressed in (False, True):
             (folder / f"body{int(compressed)}").write_bytes(once(ours.url, gzip=compressed)[0])
@@ -153,11 +153,12 @@ def _rate(url: str, compressed: bool) -> float:
     return load(url, seconds=RATE_SECONDS, connections=CONNECTIONS, gzip=compressed).rate
 
 
-def _wait_for_series(url: str, series: int) -> int:
+def wait_for_series(url: str, series: int, verify: Path | None = None) -> int:
     """Wait for the end of the first refresh; gives how many series there are."""
     end = time.monotonic() + 120
     while True:
-        lines = [line for line in once(url, gzip=False)[0].splitlines() if not line.startswith(b"#")]
+        body = once(url, gzip=False, verify=verify)[0]
+        lines = [line for line in body.splitlines() if not line.startswith(b"#")]
         if len(lines) >= series and any(line.startswith(b"mlops_exporter_source_up{") for line in lines):
             return series or len(lines)
         if time.monotonic() > end:

@@ -30,6 +30,7 @@ from exporter.server import gunicorn_options
 from exporter.settings import Settings
 from exporter.snapshot import Grid, Observation, Reading, Sample
 from exporter.sources.audit.duckdb import DuckDBAudit
+from exporter.web_file import WebFile
 from testbed.many_models import METRICS, models_catalogue
 from testbed.process import ServerProcess, free_port, http_ready
 
@@ -98,16 +99,16 @@ class ManySeries:
 
 
 class BenchServer(ServerProcess):
-    """One of these servers as a process, at `url`."""
+    """One of these servers as a process, at `url`; with an authority's file in `verify`, it is to serve HTTPS."""
 
-    def __init__(self, kind: str, folder: Path, *arguments: str) -> None:
+    def __init__(self, kind: str, folder: Path, *arguments: str, verify: Path | None = None) -> None:
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}/metrics"
+        self.url = f"{'https' if verify else 'http'}://127.0.0.1:{self.port}/metrics"
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(
             [sys.executable, "-m", "benchmarks.servers", kind, "--port", str(self.port), *arguments],
             log=folder / f"{kind}.log",
-            ready=http_ready(self.url, timeout=30),
+            ready=http_ready(self.url, timeout=30, verify=verify),
             environment={"PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
             cwd=folder,
             ready_within=120,
@@ -127,15 +128,17 @@ class _Application(BaseApplication):
         return self._make()
 
 
-def exporter_app(series: int, busy: Path) -> App:
-    """The exporter's app; `series` 0 is what the built-in catalogue gives for the sample history."""
+def exporter_app(series: int, busy: Path, web: Path | None = None) -> App:
+    """The exporter's app; `series` 0 is what the built-in catalogue gives for the sample history. `web` is the file of
+    its web configuration."""
     catalog = load_catalog(models_catalogue(busy.with_suffix(".yaml")) if series else None)
     if series:
         source: Any = ManySeries(catalog, series, busy)
     else:
         source = _Always(DuckDBAudit(Settings.from_env({}), catalog), busy)
 
-    return App(Refresher(catalog, [source], Ledger.open(None), interval=PAUSE, stale_after=1e9), catalog)
+    refresher = Refresher(catalog, [source], Ledger.open(None), interval=PAUSE, stale_after=1e9)
+    return App(refresher, catalog, web=None if web is None else WebFile(web))
 
 
 class _Always:
@@ -204,6 +207,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--series", type=int, default=0)
     parser.add_argument("--busy", type=Path, default=Path("busy"))
+    parser.add_argument("--web", type=Path)
     parser.add_argument("--plain", type=Path)
     parser.add_argument("--gzip", type=Path)
     options = parser.parse_args()
@@ -211,7 +215,7 @@ def main() -> None:
     make: Callable[[], Any]
     if options.kind == "exporter":
         configuration = gunicorn_options(Settings.from_env({}))
-        make = lambda: exporter_app(options.series, options.busy)  # noqa: E731 -- one of three
+        make = lambda: exporter_app(options.series, options.busy, options.web)  # noqa: E731 -- one of three
     elif options.kind == "static":
         make = lambda: static_app(options.plain.read_bytes(), options.gzip.read_bytes())  # noqa: E731
     else:

@@ -6,6 +6,7 @@ import http.client
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -43,10 +44,17 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(listener.getsockname()[1])
 
 
-def http_ready(url: str, timeout: float = 2.0) -> Callable[[], bool]:
-    """A readiness probe: whether a GET of this URL is answered with a 2xx status."""
+def http_ready(url: str, timeout: float = 2.0, verify: Path | None = None) -> Callable[[], bool]:
+    """A readiness probe: whether a GET of this URL is answered with a 2xx status.
+
+    Args:
+        verify: the authority's file where the URL is one of HTTPS.
+    """
     # Environment proxies must not stand between a test and a server on the same machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if verify is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=verify)))
+    opener = urllib.request.build_opener(*handlers)
 
     def probe() -> bool:
         try:
