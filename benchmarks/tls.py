@@ -39,7 +39,7 @@ def run(*, quick: bool) -> Section:
     """Measure all sizes and encodings."""
     require()
     section = Section("tls", TITLE, paragraphs(__doc__))
-    rounds, sizes = (1, ["default"]) if quick else (6, list(SIZES))
+    rounds, sizes = (1, ["default"]) if quick else (4, list(SIZES))
     rows, latencies = [], []
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

@@ -10,11 +10,13 @@ import os
 import socket
 import ssl
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from exporter.errors import ConfigError
 from exporter.settings import Settings
-from exporter.web_config import WebConfig, load_web_config
+
+if TYPE_CHECKING:
+    from exporter.web_config import WebConfig
 
 TIMEOUT_SECONDS: Final = 2.0
 _HANDSHAKE_OR_HTTP: Final = (b"\x16", b"H")
@@ -25,14 +27,16 @@ def probe(settings: Settings) -> str | None:
     """Ask `/-/healthy` once; gives what is wrong, or None."""
     host = settings.host.strip("[]")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- an address to compare with
-    config: WebConfig | None = WebConfig()
-    if settings.web_config_file is not None:
+    try:
+        if settings.web_config_file is None:
+            return _answers_a_request(host, settings.port)
+        from exporter.web_config import load_web_config  # it needs a YAML parser, which most exporters' probes do not
+
         try:
             config = load_web_config(settings.web_config_file)
-        except ConfigError:
-            config = None  # it has changed for the worse since, and what was read before still holds
-    try:
-        if config is None or (config.tls is not None and config.tls.verify_mode == ssl.CERT_REQUIRED):
+        except ConfigError:  # it has changed for the worse since, and what was read before still holds
+            return _answers_a_handshake(host, settings.port)
+        if config.tls is not None and config.tls.verify_mode == ssl.CERT_REQUIRED:
             return _answers_a_handshake(host, settings.port)
         return _answers_a_request(host, settings.port, config)
     except (OSError, http.client.HTTPException) as error:
@@ -47,8 +51,8 @@ def _trusting() -> ssl.SSLContext:
     return context
 
 
-def _answers_a_request(host: str, port: int, config: WebConfig) -> str | None:
-    if config.tls is None:
+def _answers_a_request(host: str, port: int, config: "WebConfig | None" = None) -> str | None:
+    if config is None or config.tls is None:
         connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
     else:
         connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=_trusting())
@@ -57,7 +61,8 @@ def _answers_a_request(host: str, port: int, config: WebConfig) -> str | None:
         status = connection.getresponse().status
     finally:
         connection.close()
-    return None if status == 200 or (status == 401 and config.users) else f"/-/healthy answers {status}"
+    asks = config is not None and config.users and status == 401
+    return None if asks or status == 200 else f"/-/healthy answers {status}"
 
 
 def _answers_a_handshake(host: str, port: int) -> str | None:

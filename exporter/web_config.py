@@ -87,7 +87,8 @@ class WebConfig:
             clients = {ssl.CERT_OPTIONAL: "verified where given", ssl.CERT_REQUIRED: "required"}
             if self.tls.verify_mode in clients:
                 parts.append(f"client certificates {clients[self.tls.verify_mode]}")
-        parts.append(f"passwords of {len(self.users)} users" if self.users else "no password")
+        count = len(self.users)
+        parts.append(f"{count} user{'s' * (count != 1)} with a password" if self.users else "no password")
         return ", ".join(parts)
 
 

@@ -75,7 +75,7 @@ basic_auth_users:
     assert config.users["prometheus"].reveal() == HASH
     assert HASH not in repr(config)
     assert config.files == tuple(folder / name for name in ("server.pem", "server.key", "test-ca.pem"))
-    assert config.summary == "TLS 1.3, client certificates required, passwords of 2 users"
+    assert config.summary == "TLS 1.3, client certificates required, 2 users with a password"
 
 
 @pytest.mark.parametrize(

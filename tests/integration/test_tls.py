@@ -42,6 +42,7 @@ def web_file(folder: Path, *, clients: bool = False, users: bool = False) -> dic
         content["tls_server_config"] |= {  # type: ignore[operator]
             "client_auth_type": "RequireAndVerifyClientCert",
             "client_ca_file": "test-ca.pem",
+            "client_allowed_sans": ["prometheus"],
         }
     if users:
         content["basic_auth_users"] = {"prometheus": HASH}
@@ -89,6 +90,7 @@ def healthy(folder: Path, exporter: RunningExporter, environment: dict[str, str]
 
 def test_prometheus_scrapes_with_certificate_and_password_through_a_renewal(authority: Authority, tmp_path: Path):
     stranger = Authority(tmp_path, "stranger").issue("stranger")
+    colleague = authority.issue("colleague")
     environment = web_file(tmp_path, clients=True, users=True)
     mine = {"cert_file": str(tmp_path / "prometheus.pem"), "key_file": str(tmp_path / "prometheus.key")}
     tls = {"ca_file": str(tmp_path / "test-ca.pem")}
@@ -104,6 +106,11 @@ def test_prometheus_scrapes_with_certificate_and_password_through_a_renewal(auth
         "a stranger's": {
             "scheme": "https",
             "tls_config": {**tls, "cert_file": str(stranger.cert), "key_file": str(stranger.key)},
+            "basic_auth": login,
+        },
+        "another name": {
+            "scheme": "https",
+            "tls_config": {**tls, "cert_file": str(colleague.cert), "key_file": str(colleague.key)},
             "basic_auth": login,
         },
         "plain": {"basic_auth": login},
@@ -228,6 +235,7 @@ def test_slow_clients_over_tls_cost_little_and_end_when_their_time_is_over(autho
         exporter.session.close()
         wait_until(lambda: sockets(worker) <= OWN_SOCKETS)
         assert exporter.get("/metrics").status_code == 200
+        assert healthy(tmp_path, exporter, environment) == 0
 
 
 def test_a_broken_file_is_refused_at_the_start_with_every_problem(tmp_path: Path):
@@ -276,4 +284,4 @@ def test_a_password_is_hashed_and_its_hash_is_taken(tmp_path: Path):
         timeout=60,
         check=True,
     )
-    assert "web.yml: plain HTTP, passwords of 1 users" in checked.stdout
+    assert "web.yml: plain HTTP, 1 user with a password" in checked.stdout

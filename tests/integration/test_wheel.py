@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from exporter import __version__
 from testbed.exposed import Exposed
 from testbed.process import ServerProcess, free_port, http_ready
 
@@ -110,7 +111,7 @@ def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path):
     empty = Environment(tmp_path)
     empty.pip("install", "--quiet", f"mlops-exporter[duckdb] @ {wheel.as_uri()}")
     empty.pip("check")
-    assert empty.run("mlops-exporter", "--version").stdout == "mlops-exporter 0.2.0\n"
+    assert empty.run("mlops-exporter", "--version").stdout == f"mlops-exporter {__version__}\n"
     assert empty.run("mlops-exporter", "--help").stdout.startswith("usage: mlops-exporter ")
     exposed = empty.scraped()
     assert exposed.value("mlops_exporter_source_up", source="audit") == 1
