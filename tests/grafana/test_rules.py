@@ -33,7 +33,7 @@ def interval(uid):
 
 
 def failure(promtool, folder, played, every, cases, grafanas=()):
-    """What promtool has to say when it plays the cases to rules like those of prometheus/rules/mlops.yml; None if nothing.
+    """What promtool says when it plays the cases to rules like those of prometheus/rules/mlops.yml; None if nothing.
 
     Args:
         played: the rules, each of which must do what the cases say.
@@ -141,7 +141,9 @@ def test_the_operators_resource_holds_the_same_rules():
 @pytest.mark.parametrize(("uid", "name"), EVERY_CASE, ids=[f"{uid}: {name}" for uid, name in EVERY_CASE])
 def test_case(uid, name, promtool, tmp_path):
     """Prometheus evaluates the rule of prometheus/rules/mlops.yml over the case's series; Grafana's queries agree."""
-    problem = failure(promtool, tmp_path, [alert(uid)], interval(uid), [CASES[uid][name]], queries(rules()[uid]).values())
+    problem = failure(
+        promtool, tmp_path, [alert(uid)], interval(uid), [CASES[uid][name]], queries(rules()[uid]).values()
+    )
     assert problem is None, problem
     _, operator, limit = threshold(rules()[uid])
     # Beyond the limit or not is decided by Grafana's threshold node, which must agree with Prometheus.
