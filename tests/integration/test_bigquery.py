@@ -255,7 +255,7 @@ def test_the_query_filters_on_the_partitioning_column(connect: Connect, table: s
     connect(table).read(None)
     sent = [r.json()["configuration"] for r in proxy.requests if r.method == "POST" and r.path.endswith("/jobs")]
     assert len(sent) == 1
-    assert "WHERE `timestamp` >= @from0" in sent[0]["query"]["query"]
+    assert "WHERE (`timestamp` >= @from0 OR `timestamp` IS NULL)" in sent[0]["query"]["query"]
     assert sent[0]["query"]["maximumBytesBilled"] == str(1024**3)
     assert sent[0]["query"]["useQueryCache"] is True
     assert sent[0]["jobTimeoutMs"] == "30000"
@@ -662,6 +662,133 @@ def test_bytes_billed_and_answers_from_the_cache_are_counted(connect, table, pro
     telemetry = source.telemetry()
     assert outcomes(source) == {"executed": 0, "cached": 0, "skipped": 0, outcome: 2}
     assert telemetry["mlops_exporter_bigquery_bytes_billed_total"][0].value == 2 * billed
+
+
+# -- columns that may not be read --------------------------------------------------------------------------------------
+
+
+def refuse(proxy: faults.FaultProxy, column: str, said: str, *, where: str = "insert") -> None:
+    """Answer as BigQuery does where a policy tag keeps a column from the service account; the emulator has no tags."""
+    error = {"reason": "accessDenied", "message": said, "location": "query"}
+
+    def uses(request: faults.Request) -> bool:
+        return request.path.endswith("/jobs") and f"`{column}`" in request.json()["configuration"]["query"]["query"]
+
+    def job_fails(exchange: faults.Exchange) -> None:
+        reply = exchange.ask_upstream()
+        content = json.loads(reply.body)
+        content["status"] = {"state": "DONE", "errorResult": error, "errors": [error]}
+        exchange.send(dataclasses.replace(reply, body=json.dumps(content).encode()))
+
+    proxy.add(faults.google_error(403, said) if where == "insert" else job_fails, method="POST", matches=uses)
+
+
+NEITHER = (
+    "Access Denied: BigQuery BigQuery: User has neither fine-grained reader nor masked get permission to get data "
+    "protected by policy tag "
+)
+
+
+@pytest.mark.parametrize("where", ["insert", "job"])
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        (NEITHER + '"Secret : Money" on column test-project.{table}.rmse.', {"rmse"}),
+        (NEITHER + '"on column x : r2" on columns {table}.RMSE, {table}.r2.', {"rmse", "r2"}),
+        ("Access Denied: User does not have permission to access policy tag projects/p/locations/eu/taxonomies/1/"
+         "policyTags/2 on column test-project.{table}.rmse.part.of_it.'", {"rmse"}),
+    ],
+)  # fmt: skip
+def test_a_column_with_a_policy_tag_costs_only_its_metric(connect, table, proxy, where: str, said: str, lost: set[str]):
+    said = said.format(table=table.removeprefix("test-project."))
+    refuse(proxy, "rmse", said, where=where)
+    source = connect(table)
+    reading = source.read(None)
+    assert gauge(reading, "bike_drift_share") == 0.2
+    assert counts(reading, "bike_model_deployments_total") == {"deploy": 1, "skip": 1, "reject": 1}
+    metrics = {"rmse": "bike_model_rmse_production", "r2": "bike_model_r2_champion_current"}
+    assert {gap.metric for gap in reading.gaps} == {metrics[column] for column in lost}
+    assert all("Fine-Grained Reader" in gap.reason and said[:100] in gap.reason for gap in reading.gaps)
+    assert {metric for metric in metrics.values() if metric in reading.observations} == {
+        metric for column, metric in metrics.items() if column not in lost
+    }
+    assert reading.facts["missing_columns"] is None
+    assert source.read(reading).queried_at == reading.queried_at
+    if where == "insert":
+        assert connect(table).plan().query.gaps == reading.gaps
+
+
+def test_what_was_refused_is_asked_for_again_after_a_while_or_on_request(connect, table, proxy, clock):
+    said = NEITHER + f'"a : b" on column {table}.'
+    refuse(proxy, "rmse", said + "rmse")
+    refuse(proxy, "r2", said + "r2")
+    view_like = connect(table, AUDIT_MAX_QUERY_AGE_SECONDS="600")
+    reading = view_like.read(None)
+    assert (queries(proxy), len(reading.gaps)) == (3, 2)
+    reading = view_like.read(dataclasses.replace(reading, token="rows have come"))
+    assert (queries(proxy), len(reading.gaps)) == (4, 2)
+    proxy.clear()
+    reading = view_like.read(dataclasses.replace(reading, token="rows have come"))
+    assert (queries(proxy), len(reading.gaps)) == (5, 2)
+    forced = view_like.read(dataclasses.replace(reading, token=None))
+    assert (queries(proxy), forced.gaps) == (6, ())
+    refuse(proxy, "rmse", said + "rmse")
+    reading = view_like.read(dataclasses.replace(reading, token=None))
+    assert [gap.metric for gap in reading.gaps] == ["bike_model_rmse_production"]
+    proxy.clear()
+    clock.now += 600
+    assert view_like.read(reading).gaps == ()
+
+
+@pytest.mark.parametrize("column", ["timestamp", "env", "somewhere_else"])
+def test_a_log_that_cannot_be_read_without_the_column_is_down_and_names_it(connect, table, proxy, column: str):
+    said = NEITHER + f'"a : b" on column {table}.{column}.'
+    refuse(proxy, "timestamp", said)
+    with pytest.raises(SourceUnavailable, match=r"Fine-Grained Reader") as caught:
+        connect(table, AUDIT_ENV="prod").read(None)
+    assert caught.value.reason == "permission"
+    assert f"{table}.{column}" in str(caught.value)
+    assert queries(proxy) == 1
+
+
+def test_refusals_come_to_an_end(connect, bigquery_emulator, proxy):
+    catalog = parse_catalog(
+        "version: 1\naudit: {table: a.b, timestamp: timestamp}\nmetrics:\n"
+        + "".join(f"- {{name: m{n}, type: gauge, help: One., from: [{{audit: c{n}}}]}}\n" for n in range(30)),
+        "mine.yaml",
+    )
+
+    def refused(exchange: faults.Exchange) -> None:
+        asked = exchange.request.json()["configuration"]["query"]["query"]
+        column = next(f"c{n}" for n in range(30) if f"`c{n}`" in asked)
+        faults.google_error(403, NEITHER + f'"a : b" on column {wide}.{column}.')(exchange)
+
+    wide = bigquery_emulator.create_table({"timestamp": "TIMESTAMP", **{f"c{n}": "FLOAT64" for n in range(30)}})
+    proxy.add(refused, method="POST", path="/jobs")
+    with pytest.raises(SourceUnavailable, match="Fine-Grained Reader"):
+        connect(wide, catalog).read(None)
+    assert queries(proxy) == 21
+
+
+def test_what_google_says_was_not_found_is_kept(connect, table, proxy):
+    proxy.add(
+        faults.google_error(404, "Not found: Dataset test-project:behind was not found in location EU"), path="/jobs"
+    )
+    with pytest.raises(SourceUnavailable, match="one region") as caught:
+        connect(table).read(None)
+    assert caught.value.reason == "not_found"
+    assert "test-project:behind was not found in location EU" in str(caught.value)
+    assert "does not exist" not in str(caught.value)
+
+
+def test_rows_without_a_time_are_noted(connect, bigquery_emulator):
+    for kind in ("TIMESTAMP", "DATETIME", "DATE", "STRING"):
+        name = bigquery_emulator.create_table({"timestamp": kind, "r2": "FLOAT64"})
+        bigquery_emulator.load(name, [{"timestamp": "2026-09-01", "r2": 0.5}, {"r2": 0.9}, {"r2": 0.8}])
+        reading = connect(name).read(None)
+        assert gauge(reading, "bike_model_r2_champion_current") == 0.5
+        assert reading.notes == ("2 rows without a usable timestamp, left out",)
+        assert reading.facts["rows"] == 1
 
 
 # -- credentials -------------------------------------------------------------------------------------------------------

@@ -84,8 +84,14 @@ class BigQueryAudit:
             if known is not None:
                 self._count("skipped")
                 return known
-            query = source.query_for(table, now, newest_counted(previous))
-            with source.running(query, table.location, PAGE_SETS) as (rows, job):
+            with contextlib.ExitStack() as stack:
+                query, (rows, job) = source.ask(
+                    table,
+                    now,
+                    newest_counted(previous),
+                    lambda query: stack.enter_context(source.running(query, table.location, PAGE_SETS)),
+                    anew=previous is not None and previous.token is None and token is not None,  # a forced refresh
+                )
                 answer = read_rows(query, (dict(row.items()) for row in rows))
             self._count("cached" if job.cache_hit else "executed", int(job.total_bytes_billed or 0))
             return Reading(
@@ -124,10 +130,15 @@ class BigQueryAudit:
         """
         with self._session() as source:
             table = source.metadata()
-            query = source.query_for(table, until).history(until)
-            with source.running(query, table.location, PAGE_ROWS) as (rows, job):
+            with contextlib.ExitStack() as stack:
+                query, (rows, job) = source.ask(
+                    table,
+                    until,
+                    None,
+                    lambda query: stack.enter_context(source.running(query.history(until), table.location, PAGE_ROWS)),
+                )
                 self._count("cached" if job.cache_hit else "executed", int(job.total_bytes_billed or 0))
-                yield query, (dict(row.items()) for row in rows)
+                yield query.history(until), (dict(row.items()) for row in rows)
 
     def plan(self) -> Plan:
         """Validate everything a refresh needs and ask what the query would cost, without running it.
@@ -137,8 +148,12 @@ class BigQueryAudit:
         """
         with self._session() as source:
             table = source.metadata()
-            query = source.query_for(table, self._clock())
-            found = source.bytes_processed(query, table.location)
+            query, found = source.ask(
+                table,
+                self._clock(),
+                None,
+                lambda query: source.bytes_processed(query, table.location),
+            )
             return Plan(query, table.table_type, table.num_rows, table.location, found)
 
     def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:

@@ -9,8 +9,8 @@ import json
 import logging
 import typing
 import uuid
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 import google.auth
 import google.auth.credentials
@@ -26,12 +26,14 @@ from exporter.errors import BadData, SourceError
 from exporter.regular_file import read_regular_file
 from exporter.settings import MAX_KEY_FILE_BYTES, Settings
 from exporter.sources.audit.bigquery_errors import BigQueryErrors
+from exporter.sources.audit.bigquery_protected import ProtectedColumns
 from exporter.sources.audit.columns import Column, quote
 from exporter.sources.audit.query import AuditQuery, Parameter, build_query
 from exporter.sources.boundary import MAX_JSON_VALUES, text
 from exporter.sources.deadlines import DeadlineAdapter
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SCOPES: Final = ("https://www.googleapis.com/auth/bigquery",)
 RETRY_SECONDS: Final = 8.0
@@ -60,6 +62,7 @@ class BigQueryTable:
         self.name = name
         self._adapter = adapter
         self._errors = BigQueryErrors(settings, name)
+        self._protected = ProtectedColumns(self._errors, name, settings.audit_max_query_age_seconds)
         self._client: bigquery.Client | None = None
 
     @contextlib.contextmanager
@@ -91,16 +94,44 @@ class BigQueryTable:
         ]
         return hashlib.sha256(json.dumps(state, default=str).encode()).hexdigest()[:24]
 
-    def query_for(self, table: bigquery.Table, now: float, since: float | None = None) -> AuditQuery:
-        """The audit query for the columns that the table has.
+    def ask(
+        self,
+        table: bigquery.Table,
+        now: float,
+        since: float | None,
+        question: Callable[[AuditQuery], T],
+        *,
+        anew: bool = False,
+    ) -> tuple[AuditQuery, T]:
+        """Ask with the audit query for the columns that the table has and that may be read; give both.
 
         Args:
             now: Unix seconds.
             since: see `build_query`.
+            question: what is asked; it is asked again, with another query, when BigQuery refuses columns.
+            anew: ask for columns that were refused before, too.
+
+        Raises:
+            SourceError: as `session`; the log cannot be read without a column that is refused.
         """
+        return self._protected.ask(
+            question,
+            lambda protected: self._query_for(table, now, since, protected),
+            columns=[field.name for field in table.schema],
+            schema=json.dumps([field.to_api_repr() for field in table.schema], sort_keys=True),
+            now=now,
+            anew=anew,
+        )
+
+    def _query_for(
+        self, table: bigquery.Table, now: float, since: float | None, protected: Mapping[str, str]
+    ) -> AuditQuery:
         if len(table.schema) > MAX_COLUMNS:
             raise BadData(f"Table {self.name} has {len(table.schema)} columns; BigQuery's own limit is {MAX_COLUMNS}.")
-        columns = [Column(field.name, google_type(field)) for field in table.schema]
+        columns = [
+            Column(field.name, google_type(field), protected=protected.get(field.name.lower(), ""))
+            for field in table.schema
+        ]
         filters, parameters = _filters(table, columns, self._catalog.audit.timestamp)
         reference = table.reference
         return build_query(
@@ -242,28 +273,28 @@ def _filters(
     table: bigquery.Table, columns: list[Column], timestamp: str
 ) -> tuple[tuple[str, ...], tuple[Parameter, ...]]:
     """A filter on the partitioning column, which a table may insist on, and on the timestamp, since a view may hide
-    such a table. Rows that are in no partition yet (streaming buffer, NULL) are kept."""
+    such a table. Rows without a value there are kept: those of the streaming buffer are in no partition yet, and those
+    without a time have to be noted."""
     types = {column.name.lower(): column.type for column in columns}
     filters: list[str] = []
     parameters: list[Parameter] = []
 
-    def at_least(column: str, kind: str, low: str | int, *, or_null: bool) -> None:
+    def at_least(column: str, kind: str, low: str | int) -> None:
         name = f"from{len(parameters)}"
-        condition = f"{quote(column)} >= @{name}"
-        filters.append(f"({condition} OR {quote(column)} IS NULL)" if or_null else condition)
+        filters.append(f"({quote(column)} >= @{name} OR {quote(column)} IS NULL)")
         parameters.append(Parameter(name, kind, low))
 
-    def since(column: str, kind: str, *, or_null: bool) -> None:
+    def since(column: str, kind: str) -> None:
         midnight = {"TIMESTAMP": " 00:00:00+00:00", "DATETIME": "T00:00:00", "DATE": ""}
         if kind in midnight:
-            at_least(column, kind, FIRST_DAY + midnight[kind], or_null=or_null)
+            at_least(column, kind, FIRST_DAY + midnight[kind])
 
-    since(timestamp, types.get(timestamp.lower(), ""), or_null=False)
+    since(timestamp, types.get(timestamp.lower(), ""))
     partitioning = table.time_partitioning
     if partitioning is not None and partitioning.field is None:
-        since("_PARTITIONTIME", "TIMESTAMP", or_null=True)
+        since("_PARTITIONTIME", "TIMESTAMP")
     elif partitioning is not None and partitioning.field.lower() != timestamp.lower():
-        since(partitioning.field, types.get(partitioning.field.lower(), ""), or_null=True)
+        since(partitioning.field, types.get(partitioning.field.lower(), ""))
     if table.range_partitioning is not None:
-        at_least(table.range_partitioning.field, "INT64", -(2**63), or_null=True)
+        at_least(table.range_partitioning.field, "INT64", -(2**63))
     return tuple(filters), tuple(parameters)

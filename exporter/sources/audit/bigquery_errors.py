@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Final
 
 import requests
 from google.api_core import exceptions as api
@@ -13,6 +14,32 @@ from google.auth import exceptions as auth
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
 from exporter.settings import Settings
 from exporter.sources.boundary import text
+
+FINE_GRAINED_READER: Final = "Fine-Grained Reader (datacatalog.categoryFineGrainedReader)"
+MAX_SAID: Final = 300
+"""Characters of Google's own sentence that an error quotes."""
+_PROTECTED: Final = re.compile(r"policy tag.* on columns? (.+)", re.DOTALL | re.IGNORECASE)
+_MAX_NAMES: Final = 20_000
+"""Characters of an error in which names of columns are looked for."""
+
+
+class ColumnsProtected(SourceUnavailable):
+    """BigQuery refused a query for columns that carry a policy tag, which the service account may not read.
+
+    Attributes:
+        names: the columns as the refusal names them: `dataset.table.column`, often with the project before it, and
+            with the fields below where the column is a STRUCT.
+        said: Google's own sentence.
+    """
+
+    def __init__(self, names: tuple[str, ...], said: str) -> None:
+        super().__init__(
+            f"Permission denied: give the service account the role {FINE_GRAINED_READER} on the policy tag of "
+            f"{', '.join(names[:5])}. BigQuery said: {said}",
+            reason="permission",
+        )
+        self.names = names
+        self.said = said
 
 
 class BigQueryErrors:
@@ -134,6 +161,8 @@ class BigQueryErrors:
                     f"Billing is not enabled on project {self._settings.google_project}. BigQuery said: {said}",
                     reason="permission",
                 )
+            if names := _protected_columns(error):
+                return ColumnsProtected(names, said)
             if "bigquery.jobs.create" in said:
                 missing = f"bigquery.jobUser on project {self._settings.google_project}"
             else:
@@ -143,26 +172,31 @@ class BigQueryErrors:
                 reason="permission",
             )
         if isinstance(error, api.NotFound):
-            lowered = said.lower()
-            dataset = self._table.rpartition(".")[0]
-            if "not found: project" in lowered:
-                message = f"Project {self._settings.google_project} does not exist: check GOOGLE_CLOUD_PROJECT."
-            elif "not found: dataset" in lowered:
-                message = (
-                    f"Dataset {dataset} does not exist: check AUDIT_TABLE and the dataset's region, or create it with "
-                    "`python -m exporter init-audit`."
-                )
-            else:
-                message = (
-                    f"Table {self._table} does not exist: check AUDIT_TABLE, or create it with "
-                    "`python -m exporter init-audit`."
-                )
-            return SourceUnavailable(message, reason="not_found")
+            return SourceUnavailable(f"{self._not_found(said)} BigQuery said: {said}", reason="not_found")
         if isinstance(error, api.ServerError):
             return SourceUnavailable(f"BigQuery answered {error.code}: {said}")
         if reason in ("stopped", "timeout") or isinstance(error, api.GatewayTimeout):
             return SourceTimeout(f"BigQuery stopped the query after {self._settings.audit_timeout_seconds:g} s.")
         return BadData(f"BigQuery refused the query ({error.code}): {said}")
+
+    def _not_found(self, said: str) -> str:
+        """What to do where something was not found, by what Google says that is."""
+        lowered = said.lower()
+        if "not found: project" in lowered:
+            return f"Project {self._settings.google_project} does not exist: check GOOGLE_CLOUD_PROJECT."
+        if "in location" in lowered:
+            return (
+                f"What {self._table} reads is not all in one region. BigQuery runs a query in the table's own: a view "
+                "must be in the region of its tables."
+            )
+        if "not found: dataset" in lowered:
+            return (
+                f"Dataset {self._table.rpartition('.')[0]} does not exist: check AUDIT_TABLE, or create it with "
+                "`python -m exporter init-audit`."
+            )
+        return (
+            f"Table {self._table} does not exist: check AUDIT_TABLE, or create it with `python -m exporter init-audit`."
+        )
 
 
 def _first_reason(error: api.GoogleAPICallError) -> str:
@@ -170,11 +204,27 @@ def _first_reason(error: api.GoogleAPICallError) -> str:
     return str(first.get("reason", "")) if isinstance(first, Mapping) else ""
 
 
-def _said(error: api.GoogleAPICallError) -> str:
-    """Google's own sentence: one line, bounded, without the request's URL."""
+def _sentence(error: api.GoogleAPICallError) -> str:
     first = error.errors[0] if error.errors else None
     message = first.get("message") if isinstance(first, Mapping) else None
-    return text(" ".join(str(message or error.message or error.code).split()), 300)
+    return str(message or error.message or error.code)
+
+
+def _said(error: api.GoogleAPICallError) -> str:
+    """Google's own sentence: one line, bounded, without the request's URL."""
+    return text(" ".join(_sentence(error).split()), MAX_SAID)
+
+
+def _protected_columns(error: api.GoogleAPICallError) -> tuple[str, ...]:
+    """The columns that the refusal of a policy tag names; none for another refusal.
+
+    Two wordings were found in public reports: `User has neither fine-grained reader nor masked get permission to get
+    data protected by policy tag "TAXONOMY : TAG" on columns DATASET.TABLE.COLUMN, DATASET.TABLE.COLUMN.` and `User does
+    not have permission to access policy tag "…" on column PROJECT.DATASET.TABLE.COLUMN.`
+    """
+    found = _PROTECTED.search(_sentence(error)[:_MAX_NAMES])
+    names = found[1].split(",") if found else []
+    return tuple(text(stripped, MAX_SAID) for name in names if (stripped := name.strip(" \t\r\n.'\"`")))
 
 
 def _retry_after(error: api.GoogleAPICallError) -> float | None:

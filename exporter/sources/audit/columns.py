@@ -18,12 +18,14 @@ FLAT_TYPES: Final = NUMBER_TYPES | {"BOOL", "BYTES", "DATE", "DATETIME", "TIME",
 class Column:
     """A column that the table has: name as the table spells it, GoogleSQL type (`ARRAY<…>` for repeated ones).
 
-    `expression` is the GoogleSQL that reads it, where that is not the column as it stands: see `at_path`.
+    `expression` is the GoogleSQL that reads it, where that is not the column as it stands: see `at_path`. `protected`
+    says why it may not be read, where it may not: it costs its own metrics.
     """
 
     name: str
     type: str
     expression: str = ""
+    protected: str = ""
 
     @property
     def sql(self) -> str:

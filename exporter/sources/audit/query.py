@@ -343,8 +343,8 @@ class _QueryBuilder:
         for name, value in origin.only:
             wanted.append((name, LABEL_TYPES if isinstance(value, str) else flags, repr(value)))
         for name in dict.fromkeys((origin.column, *(name for name, _, _ in wanted))):
-            if name.lower() not in self.columns:
-                return f"the table has no column {name}"
+            if (found := self.columns.get(name.lower())) is None or found.protected:
+                return found.protected if found else f"the table has no column {name}"
         for name, types, meaning in wanted:
             column = self.columns[name.lower()]
             if column.type not in types:
@@ -409,7 +409,7 @@ class _QueryBuilder:
         found = []
         for number, sentinel in enumerate(self.catalog.audit.missing):
             held = [self.columns.get(name.lower()) for name, _ in sentinel]
-            present = [one for one in held if one is not None and one.type in NUMBER_TYPES | {"STRING"}]
+            present = [one for one in held if one and not one.protected and one.type in NUMBER_TYPES | {"STRING"}]
             if column not in present or len(present) < len(sentinel):
                 continue
             parts = []
