@@ -125,9 +125,13 @@ class AuditSpec:
     time: TimeSpec = TimeSpec()
 
 
+NO_AUDIT: Final = AuditSpec("", "", None, ())
+"""No audit log is read: every metric comes from elsewhere."""
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The validated catalogue. `fingerprint` changes with the file's content."""
+    """The validated catalogue. `fingerprint` changes with the file's content; `audit` is NO_AUDIT where it has none."""
 
     audit: AuditSpec
     metrics: tuple[MetricSpec, ...]

@@ -19,6 +19,7 @@ from exporter.catalog import (
     AIRFLOW_FIGURES,
     DERIVED_SUFFIXES,
     METRIC_TYPES,
+    NO_AUDIT,
     RESERVED_PREFIXES,
     AirflowFigure,
     AuditSpec,
@@ -86,7 +87,6 @@ def parse_catalog(text: str, name: str) -> Catalog:
         if len(ordered) > MAX_PROBLEMS:
             shown.append(f"{name}: {len(ordered) - MAX_PROBLEMS} more problems")
         raise ConfigError(shown)
-    assert audit is not None  # noqa: S101 -- no problem was found, so there is one
     return Catalog(audit, metrics, hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
@@ -95,14 +95,14 @@ class _CatalogParser(ColumnReader):
 
     # -- the document ----------------------------------------------------------------------------------------------
 
-    def document(self, root: yaml.Node | None) -> tuple[AuditSpec | None, tuple[MetricSpec, ...]]:
+    def document(self, root: yaml.Node | None) -> tuple[AuditSpec, tuple[MetricSpec, ...]]:
         if root is None:
             self.note(None, "the file is empty")
-            return None, ()
-        top = self.mapping(root, "catalogue", ("version", "audit", "metrics"), ("version", "audit", "metrics"))
+            return NO_AUDIT, ()
+        top = self.mapping(root, "catalogue", ("version", "audit", "metrics"), ("version", "metrics"))
         if "version" in top and self.text(top["version"], "version") != "1":
             self.note(top["version"], "version: this exporter reads version 1")
-        audit = self.audit(top["audit"]) if "audit" in top else None
+        audit = self.audit(top["audit"]) if "audit" in top else NO_AUDIT
         metrics: list[MetricSpec] = []
         lines: dict[str, yaml.Node] = {}
         exposed: dict[str, str] = {}
@@ -114,9 +114,20 @@ class _CatalogParser(ColumnReader):
                     metrics.append(metric)
                     lines.setdefault(metric.name, node)
         self.aliases(metrics, lines)
-        if audit is not None and audit.labels:
+        if audit is NO_AUDIT:
+            self.without_audit(metrics, lines)
+        if audit.labels:
             metrics = self.labelled(metrics, audit, lines)
         return audit, tuple(metrics)
+
+    def without_audit(self, metrics: list[MetricSpec], lines: Mapping[str, yaml.Node]) -> None:
+        """Note the metrics that a catalogue without an audit log cannot have."""
+        for metric in metrics:
+            if any(isinstance(origin, NewestColumn | CountRows) for origin in metric.origins):
+                self.note(
+                    lines[metric.name],
+                    f"{metric.name}: comes from the audit log, but the catalogue has no 'audit', which names its table",
+                )
 
     def labelled(self, metrics: list[MetricSpec], audit: AuditSpec, lines: Mapping[str, yaml.Node]) -> list[MetricSpec]:
         """The metrics with the labels that the audit log's columns give, before their own."""

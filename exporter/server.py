@@ -19,14 +19,14 @@ from gunicorn.glogging import Logger
 
 from exporter import __version__
 from exporter.app import App
-from exporter.catalog import Catalog
+from exporter.catalog import NO_AUDIT, Catalog
 from exporter.catalog_parser import load_catalog
 from exporter.errors import ConfigError
 from exporter.ledger import Ledger
 from exporter.logs import configure_logging
 from exporter.refresh import Refresher
 from exporter.settings import Settings, secrets_of
-from exporter.sources import build_sources, require_drivers
+from exporter.sources import build_sources, refuse_without_source, require_drivers
 from exporter.sources.audit.query import SOURCE_NAME
 from exporter.web_config import load_web_config
 from exporter.web_file import WebFile
@@ -119,9 +119,11 @@ def before_start(server: Any) -> None:
     try:
         refuse_more_workers(server.cfg.workers)
         settings = Settings.from_env(os.environ)
-        require_drivers(settings)
         refuse_foreign_host(settings.host)
-        load_catalog(settings.catalog_path)
+        catalog = load_catalog(settings.catalog_path)
+        refuse_without_source(settings, catalog)
+        if catalog.audit is not NO_AUDIT:
+            require_drivers(settings)
         if settings.web_config_file is not None:
             load_web_config(settings.web_config_file)
     except ConfigError as error:

@@ -142,6 +142,20 @@ class BigQueryEmulator:
         if moves_metadata:
             self.touch(table)
 
+    def load_files(self, schema: Path, rows: Path) -> str:
+        """Make a table of a schema and rows as `bq load` takes them, and return its id in full.
+
+        Args:
+            schema: a JSON list of fields.
+            rows: JSON lines.
+        """
+        full = f"{self.create_dataset()}.logs"
+        with self.client() as client:
+            fields = client.schema_from_json(str(schema))  # type: ignore[no-untyped-call]
+            client.create_table(bigquery.Table(full, schema=fields), retry=None)
+        self.load(full, (json.loads(line) for line in rows.read_text("utf-8").splitlines()))
+        return full
+
     def stream(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows by tabledata.insertAll. As in BigQuery, `lastModifiedTime` does not move at once."""
         plain = [{name: _plain(value) for name, value in row.items()} for row in rows]

@@ -15,7 +15,7 @@ __all__ = ["airflow2", "airflow3", "bigquery_emulator"]
 ENGINES = {
     "airflow": ("test_airflow", "test_airflow_exporter"),
     "bigquery": (
-        *("test_backfill", "test_bigquery", "test_freshness"),
+        *("test_backfill", "test_bigquery", "test_bigquery_tables", "test_freshness"),
         *("test_init_bigquery", "test_pipeline_bigquery", "test_prometheus"),
     ),
 }

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from exporter.catalog import (
     AIRFLOW_FIGURES,
     METRIC_TYPES,
+    NO_AUDIT,
     RESERVED_PREFIXES,
     AirflowFigure,
     AuditSpec,
@@ -666,13 +667,22 @@ def test_a_mistake_in_the_audit_part_is_one_problem_with_its_line(audit: list[st
         ("version: 1\nversion: 1\n" + HEAD[11:] + GAUGE, ["2: catalogue: key 'version' appears twice"]),
         ("- a\n", ["1: catalogue: expected a mapping (key: value)"]),
         ("just text", ["1: catalogue: expected a mapping (key: value)"]),
-        ("{}", [f"1: catalogue: '{key}' is missing" for key in ("version", "audit", "metrics")]),
+        ("{}", [f"1: catalogue: '{key}' is missing" for key in ("version", "metrics")]),
         ("", ["1: the file is empty"]),
         ("# only a comment\n", ["1: the file is empty"]),
     ],
 )
 def test_a_mistake_at_the_top_is_reported(text: str, found: list[str]):
     assert problems(text) == found
+
+
+def test_a_catalogue_without_an_audit_log_takes_nothing_from_it():
+    xcom = gauge(name="shop_mape", origins="[{xcom: {dag: d, task: t, key: k}}]")
+    catalog = parse_catalog("version: 1\nmetrics:\n" + xcom, "mine.yaml")
+    assert (catalog.audit, list(catalog.audit_metrics())) == (NO_AUDIT, [])
+    assert problems("version: 1\nmetrics:\n" + xcom + GAUGE) == [
+        "4: shop_r2: comes from the audit log, but the catalogue has no 'audit', which names its table"
+    ]
 
 
 def test_all_mistakes_are_reported_together_in_the_order_of_their_lines():
@@ -748,7 +758,7 @@ def test_a_node_that_holds_itself_is_a_mistake_and_no_endless_loop():
 
 def test_aliases_that_multiply_are_not_expanded():
     bomb = "a: &a [x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{f'*{chr(97 + i)}, ' * 9}]\n" for i in range(20))
-    assert len(problems(bomb)) == 24
+    assert len(problems(bomb)) == 23
 
 
 def test_aliases_that_multiply_a_catalogues_metrics_are_refused_by_their_number():

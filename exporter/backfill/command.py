@@ -23,11 +23,12 @@ from exporter.backfill.openmetrics import LAST_RECORD, Writer, families
 from exporter.backfill.progress import Progress
 from exporter.backfill.request import Request
 from exporter.backfill.spool import Spool, Window
-from exporter.catalog import Catalog
+from exporter.catalog import NO_AUDIT, Catalog
 from exporter.errors import ConfigError, OutputError, SourceUnavailable, StateError
 from exporter.ledger import Ledger
 from exporter.settings import Settings
 from exporter.snapshot import Gap
+from exporter.sources import refuse_without_source
 
 HEAD_SECONDS: Final = 3 * 3600
 BLOCKS: Final = "blocks"
@@ -52,6 +53,7 @@ def backfill(
         SourceError: the audit log cannot be read, or holds nothing.
         OutputError: the output cannot be written, or promtool failed.
     """
+    refuse_without_source(settings, catalog)
     now = clock()
     grid = parse_grid(request.since, request.until, request.step, now)
     promtool = find_promtool() if request.promtool else None
@@ -94,23 +96,31 @@ def _read(
         say(f"warning: the exporter's state cannot be read ({error}): counters may not join the live ones.")
         state = Ledger.open(None)
     with contextlib.closing(state):
-        with contextlib.closing(audit_log(settings, catalog)) as log:
-            found = record(log, audit, grid, live_totals(state, settings, catalog))
-        if not found.rows:
-            raise SourceUnavailable(
-                f"The audit log has no row up to {shown(grid.last)}: there is no history to write. Check AUDIT_URL, "
-                "AUDIT_TABLE and AUDIT_ENV, or give a later --until.",
-                reason="not_found",
-            )
-        say(f"Read {found.rows} rows, {found.rows_since} of them since {shown(grid.start)}.")
-        if found.rows_left:
-            say("The exporter counted rows that have left the log: its counters' history is higher by that.")
-        if not found.rows_since:
-            say("warning: no row since then: what older rows say is held all the way.")
+        gaps = () if catalog.audit is NO_AUDIT else _read_audit(settings, catalog, grid, (state, audit), say)
         if settings.airflow_url is not None:
             runs = record_airflow(settings, catalog, state, airflow, grid)
             say(f"Read {runs} finished runs from Airflow, which may have deleted older ones.")
-    return [*airflow_gaps(catalog, configured=settings.airflow_url is not None), *found.gaps]
+    return [*airflow_gaps(catalog, configured=settings.airflow_url is not None), *gaps]
+
+
+def _read_audit(
+    settings: Settings, catalog: Catalog, grid: Grid, kept: tuple[Ledger, Spool], say: Callable[[str], None]
+) -> tuple[Gap, ...]:
+    state, audit = kept
+    with contextlib.closing(audit_log(settings, catalog)) as log:
+        found = record(log, audit, grid, live_totals(state, settings, catalog))
+    if not found.rows:
+        raise SourceUnavailable(
+            f"The audit log has no row up to {shown(grid.last)}: there is no history to write. Check AUDIT_URL, "
+            "AUDIT_TABLE and AUDIT_ENV, or give a later --until.",
+            reason="not_found",
+        )
+    say(f"Read {found.rows} rows, {found.rows_since} of them since {shown(grid.start)}.")
+    if found.rows_left:
+        say("The exporter counted rows that have left the log: its counters' history is higher by that.")
+    if not found.rows_since:
+        say("warning: no row since then: what older rows say is held all the way.")
+    return found.gaps
 
 
 def _write(writer: Writer, spools: Sequence[Spool], grid: Grid, output: Path, promtool: str | None) -> None:

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
-from exporter.catalog import Catalog
+from exporter.catalog import NO_AUDIT, Catalog
 from exporter.errors import ConfigError
 from exporter.settings import Settings
 from exporter.snapshot import Reading, Sample
@@ -88,14 +88,28 @@ def require_drivers(settings: Settings) -> None:
         raise ConfigError([NOT_INSTALLED.format(what=what, package=package, extra=extra)])
 
 
+def refuse_without_source(settings: Settings, catalog: Catalog) -> None:
+    """Raise ConfigError unless there is something to read."""
+    if catalog.audit is NO_AUDIT and settings.airflow_url is None:
+        raise ConfigError(
+            ["the catalogue has no audit log and AIRFLOW_BASE_URL is not set, so there is nothing to read: set it"]
+        )
+
+
 def build_sources(settings: Settings, catalog: Catalog, ledger: "Ledger") -> tuple[Source, ...]:
     """The sources that these settings ask for.
 
     A source is imported only where it is asked for: requests takes memory that a DuckDB log without an Airflow does
     not need, and the child that reads DuckDB passes through this package.
+
+    Raises:
+        ConfigError: as `refuse_without_source`.
     """
+    refuse_without_source(settings, catalog)
     sources: list[Source] = []
-    if settings.uses_bigquery:
+    if catalog.audit is NO_AUDIT:
+        pass
+    elif settings.uses_bigquery:
         from exporter.sources.audit.bigquery import BigQueryAudit
 
         sources.append(BigQueryAudit(settings, catalog))

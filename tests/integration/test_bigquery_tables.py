@@ -3,6 +3,7 @@
 Not to be seen here, since the emulator runs DuckDB too: texts that are no JSON, and local times that come twice."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from exporter.settings import Settings
 from exporter.snapshot import Reading
 from exporter.sources.audit.bigquery import BigQueryAudit
 from testbed.bigquery import BigQueryEmulator
+from tests.test_examples import EXAMPLES, holds
 
 NOW = 1_790_000_000.0
 AT = 1_782_000_000.0  # 2026-06-21 00:00:00 UTC
@@ -105,3 +107,15 @@ def test_a_path_leads_into_json_and_structs(bigquery_emulator: BigQueryEmulator,
     paths = ("drift.share", "drift.found", "n", "drift", "nothing.here")
     reading = read(bigquery_emulator, table, "at", *(f"{{column: report, path: {path}}}" for path in paths))
     assert values(reading) == {"m0": 0.25, "m1": 1.0}
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in EXAMPLES.glob("*/schema.json")), ids=lambda f: f.name)
+def test_an_example_exposes_what_it_says_and_check_finds_all_well(
+    bigquery_emulator: BigQueryEmulator, folder: Path, tmp_path: Path
+):
+    table = bigquery_emulator.load_files(folder / "schema.json", folder / "rows.jsonl")
+    holds(
+        folder,
+        tmp_path,
+        {"GOOGLE_CLOUD_PROJECT": "test-project", "BIGQUERY_EMULATOR_HOST": bigquery_emulator.url, "AUDIT_TABLE": table},
+    )
