@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_level, settings.log_format, secrets_of(os.environ))
         # The one that is being written may be empty still.
         catalog = load_catalog(None if options.run is _catalogue else settings.catalog_path)
-        if catalog.audit is not NO_AUDIT and options.run is not _catalogue:
+        if catalog.audit is not NO_AUDIT and options.run in (_serve, _once, _check, _init_audit, _backfill):
             require_drivers(settings)
         return int(options.run(options, settings, catalog))
     except ConfigError as error:
@@ -104,8 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         "--from",
         dest="url",
         required=True,
-        metavar="FILE",
-        help="a .csv, .jsonl, .parquet or .duckdb file (of that, the table that AUDIT_TABLE names), or a pattern",
+        metavar="TABLE",
+        help="a .csv, .jsonl, .parquet or .duckdb file (of that, the table that AUDIT_TABLE names), a pattern, or a "
+        "BigQuery table: project.dataset.table",
     )
     draft.set_defaults(run=_catalogue)
     _add_backfill(commands)
@@ -210,23 +211,12 @@ def _init_audit(options: argparse.Namespace, settings: Settings, catalog: Catalo
     return 0
 
 
-def _catalogue(options: argparse.Namespace, settings: Settings, catalog: Catalog) -> int:
-    from exporter.catalog_draft import ROWS, draft, prefix_of
-    from exporter.sources.audit.duckdb_reader import DuckDBReader
-    from exporter.sources.audit.files import EmbeddedLog
+def _catalogue(options: argparse.Namespace, _settings: Settings, catalog: Catalog) -> int:
+    from exporter.catalog_draft import draft, prefix_of
+    from exporter.glance import glance
 
-    looked_at = Settings.from_env({**os.environ, "AUDIT_URL": options.url})
-    require_drivers(looked_at)
-    is_file = looked_at.embedded.kind != "duckdb"
-    log_ = EmbeddedLog.of(looked_at, catalog)
-    reader = DuckDBReader(log_)
-    try:
-        columns, rows = reader.glance(ROWS)
-    finally:
-        reader.close()
-    prefix = prefix_of(options.url if is_file else log_.table)
-    table = f"logs.{prefix}" if is_file and settings.audit_table is None else f"{log_.schema}.{log_.table}"
-    sys.stdout.buffer.write(draft(columns, rows, table, prefix).encode())
+    seen = glance(options.url, os.environ, catalog)
+    sys.stdout.buffer.write(draft(seen.columns, seen.rows, seen.table, prefix_of(seen.name), seen.note).encode())
     sys.stdout.buffer.flush()
     return 0
 

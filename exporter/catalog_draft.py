@@ -11,8 +11,6 @@ from exporter.catalog import DERIVED_SUFFIXES
 from exporter.errors import BadData
 from exporter.sources.audit.columns import NUMBER_TYPES, Column
 
-ROWS: Final = 1000
-"""Rows that are looked at."""
 MOST_VALUES: Final = 10
 """Different texts of a column that still become a counter's label values."""
 EPOCHS: Final = {"s": (1e9, 1e11), "ms": (1e12, 1e14), "us": (1e15, 1e17)}
@@ -27,14 +25,15 @@ _ID = re.compile(r"(^|_|\s)(id|uuid|uri|url)$", re.IGNORECASE)
 Rows = Sequence[Mapping[str, Any]]
 
 
-def draft(columns: Sequence[Column], rows: Rows, table: str, prefix: str) -> str:
+def draft(columns: Sequence[Column], rows: Rows, table: str, prefix: str, note: str = "") -> str:
     """A catalogue that `check` accepts, with comments where its reader has to decide.
 
     Args:
         columns: the table's columns.
         rows: some of its rows, by column name.
-        table: `schema.table`.
+        table: `schema.table`, or `project.dataset.table`.
         prefix: what metric names begin with; anything but letters, digits and underscores is replaced.
+        note: what else its reader has to know.
 
     Raises:
         BadData: no column looks like a time, or none like a value.
@@ -62,6 +61,7 @@ def draft(columns: Sequence[Column], rows: Rows, table: str, prefix: str) -> str
     lines = [
         "# A starting catalogue, made from the table's columns: docs/catalogue.md explains every key.",
         "# Decide what the metrics are called, what they mean, and which you need.",
+        *([f"# {note}"] if note else []),
         "version: 1",
         "",
         "audit:",

@@ -8,8 +8,9 @@ import pytest
 
 from exporter.catalog import CountRows, NewestColumn
 from exporter.catalog_draft import draft, prefix_of
-from exporter.catalog_parser import parse_catalog
-from exporter.errors import BadData
+from exporter.catalog_parser import load_catalog, parse_catalog
+from exporter.errors import BadData, ConfigError
+from exporter.glance import glance
 from exporter.sources.audit.columns import Column
 from tests.test_main import run
 
@@ -70,6 +71,25 @@ def test_a_table_that_no_catalogue_can_be_made_for_says_why():
         draft([Column("day", "STRING"), Column("r2", "FLOAT64")], [{"day": "03/04/2026", "r2": 0.5}], "a.b", "log")
     with pytest.raises(BadData, match="None of the 2 columns holds numbers"):
         draft([Column("at", "TIMESTAMP"), Column("run_id", "INT64")], [], "a.b", "log")
+
+
+@pytest.mark.parametrize("name", ["runs.xlsx", "dataset.table", "a.b.c.d.e/f", "https://example.com/a.b.c"])
+def test_what_is_neither_a_file_nor_a_table_is_refused(name: str):
+    with pytest.raises(ConfigError, match="AUDIT_URL"):
+        glance(name, {}, load_catalog())
+
+
+def test_a_file_that_exists_is_no_table_of_bigquery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my.runs.xlsx").touch()
+    with pytest.raises(ConfigError, match=r"\.parquet"):
+        glance("my.runs.xlsx", {"GOOGLE_CLOUD_PROJECT": "test-project"}, load_catalog())
+
+
+def test_what_there_is_to_know_stands_at_the_top():
+    text = draft([Column("at", "TIMESTAMP"), Column("r2", "FLOAT64")], [], "p-1.a.b", "log", "Rows were not looked at.")
+    assert "# Rows were not looked at.\n" in text
+    assert parse_catalog(text, "draft.yaml").audit.table == "p-1.a.b"
 
 
 @pytest.mark.parametrize(

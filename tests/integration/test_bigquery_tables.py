@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 from google.cloud import bigquery
 
-from exporter.catalog_parser import parse_catalog
+from exporter.catalog import CountRows, NewestColumn
+from exporter.catalog_parser import load_catalog, parse_catalog
 from exporter.errors import BadData
+from exporter.glance import glance
 from exporter.settings import Settings
 from exporter.snapshot import Reading
 from exporter.sources.audit.bigquery import BigQueryAudit
 from testbed.bigquery import BigQueryEmulator
+from testbed.faults import FaultProxy
 from tests.test_examples import EXAMPLES, holds
+from tests.test_main import run
 
 NOW = 1_790_000_000.0
 AT = 1_782_000_000.0  # 2026-06-21 00:00:00 UTC
@@ -119,3 +123,50 @@ def test_an_example_exposes_what_it_says_and_check_finds_all_well(
         tmp_path,
         {"GOOGLE_CLOUD_PROJECT": "test-project", "BIGQUERY_EMULATOR_HOST": bigquery_emulator.url, "AUDIT_TABLE": table},
     )
+
+
+RUNS = {
+    "recorded at": "DATETIME", "größe": "NUMERIC", "drift": "BOOL", "verdict": "STRING", "score": "STRING",
+    "report": "JSON", "run_id": "STRING",
+}  # fmt: skip
+
+
+def test_check_accepts_the_catalogue_that_is_printed_for_a_table(bigquery_emulator: BigQueryEmulator, tmp_path: Path):
+    table = bigquery_emulator.create_table(RUNS, name="churn-runs")
+    row = {"recorded at": "2026-06-21T00:00:00", "größe": "1.5", "drift": True, "score": "0.5", "report": {"a": 1}}
+    bigquery_emulator.load(
+        table, [{**row, "verdict": verdict, "run_id": "r"} for verdict in ("GO", "stop", "GO", None)]
+    )
+    emulator = {"BIGQUERY_EMULATOR_HOST": bigquery_emulator.url}
+    made = run(tmp_path, "catalogue", "--from", table, **emulator, AUDIT_URL="else.csv")
+    assert (made.returncode, made.stderr) == (0, "")
+    (tmp_path / "mine.yaml").write_text(made.stdout, "utf-8")
+    catalog = parse_catalog(made.stdout, "mine.yaml")
+    assert (catalog.audit.table, catalog.audit.timestamp) == (table, "recorded at")
+    assert {metric.name: metric.origins for metric in catalog.metrics} == {
+        "churn_runs_gr_e": (NewestColumn("größe"),),
+        "churn_runs_drift": (NewestColumn("drift"),),
+        "churn_runs_verdict_total": (CountRows("verdict", (("go", "go"), ("stop", "stop"))),),
+        "churn_runs_score": (NewestColumn("score"),),
+    }
+    assert "report" in made.stdout
+    checked = run(
+        tmp_path, "check", **emulator, GOOGLE_CLOUD_PROJECT="test-project", EXPORTER_CATALOG=str(tmp_path / "mine.yaml")
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "PROBLEM" not in checked.stdout
+    assert "warning" not in checked.stdout
+
+
+def test_a_glance_bills_nothing(bigquery_emulator: BigQueryEmulator):
+    table = bigquery_emulator.create_table({"at": "INT64", "r2": "FLOAT64"})
+    bigquery_emulator.load(table, [{"at": 1_782_000_000, "r2": 0.5}] * 3)
+    view = bigquery_emulator.create_view(f"SELECT * FROM `{table}`")
+    with FaultProxy(bigquery_emulator.url) as proxy:
+        env = {"GOOGLE_CLOUD_PROJECT": "test-project", "BIGQUERY_EMULATOR_HOST": proxy.url}
+        seen = glance(table.removeprefix("test-project."), env, load_catalog())
+        assert (seen.table, seen.name, [row["at"] for row in seen.rows]) == (table, "logs", [1_782_000_000] * 3)
+        seen = glance(view, env, load_catalog())
+        assert ([column.name for column in seen.columns], seen.rows) == (["at", "r2"], [])
+        assert seen.note == "The rows of a BigQuery view were not looked at: a query would be billed."
+        assert {request.method for request in proxy.requests} == {"GET"}

@@ -21,6 +21,7 @@ from exporter.settings import Settings
 from exporter.snapshot import Reading, Sample
 from exporter.sources.audit.answer import confirmed, read_rows, recompute_at
 from exporter.sources.audit.bigquery_transport import BoundedAdapter
+from exporter.sources.audit.columns import Column
 from exporter.sources.audit.query import SOURCE_NAME, AuditQuery, audit_identity, audit_table
 
 if TYPE_CHECKING:
@@ -155,6 +156,20 @@ class BigQueryAudit:
                 lambda query: source.bytes_processed(query, table.location),
             )
             return Plan(query, table.table_type, table.num_rows, table.location, found)
+
+    def glance(self, rows: int) -> tuple[list[Column], list[dict[str, Any]], str]:
+        """The table's columns, and its first rows by column name, or why there are none. Bills nothing.
+
+        Raises:
+            SourceError: as `read`.
+        """
+        with self._session() as source:
+            table = source.metadata()
+            columns = source.columns(table)
+            if table.table_type in ALWAYS_QUERIED:
+                kind = table.table_type.lower().replace("_", " ")
+                return columns, [], f"The rows of a BigQuery {kind} were not looked at: a query would be billed."
+            return columns, source.first_rows(table, columns, rows), ""
 
     def telemetry(self) -> Mapping[str, tuple[Sample, ...]]:
         """Queries by outcome, and bytes billed."""

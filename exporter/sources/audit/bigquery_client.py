@@ -10,6 +10,7 @@ import logging
 import typing
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import google.auth
@@ -27,7 +28,7 @@ from exporter.regular_file import read_regular_file
 from exporter.settings import MAX_KEY_FILE_BYTES, Settings
 from exporter.sources.audit.bigquery_errors import BigQueryErrors
 from exporter.sources.audit.bigquery_protected import ProtectedColumns
-from exporter.sources.audit.columns import Column, quote
+from exporter.sources.audit.columns import NUMBER_TYPES, Column, quote
 from exporter.sources.audit.query import AuditQuery, Parameter, build_query
 from exporter.sources.boundary import MAX_JSON_VALUES, text
 from exporter.sources.deadlines import DeadlineAdapter
@@ -94,6 +95,38 @@ class BigQueryTable:
         ]
         return hashlib.sha256(json.dumps(state, default=str).encode()).hexdigest()[:24]
 
+    def columns(self, table: bigquery.Table, protected: Mapping[str, str] = MappingProxyType({})) -> list[Column]:
+        """The table's columns.
+
+        Args:
+            protected: by lower-case name, those that may not be read, and why.
+        """
+        if len(table.schema) > MAX_COLUMNS:
+            raise BadData(f"Table {self.name} has {len(table.schema)} columns; BigQuery's own limit is {MAX_COLUMNS}.")
+        return [
+            Column(field.name, google_type(field), protected=protected.get(field.name.lower(), ""))
+            for field in table.schema
+        ]
+
+    def first_rows(self, table: bigquery.Table, columns: Iterable[Column], rows: int) -> list[dict[str, Any]]:
+        """Some rows of a table, which is free: their numbers and texts, by column name.
+
+        Args:
+            rows: at most this many; fewer of a wide table.
+        """
+        plain = {column.name for column in columns if column.type in NUMBER_TYPES | {"STRING"}}
+        if not plain:
+            return []
+        rows = max(1, min(rows, MAX_JSON_VALUES // 2 // (2 * len(plain) + 3)))
+        found = self._connected().list_rows(
+            table,
+            selected_fields=[field for field in table.schema if field.name in plain],
+            max_results=rows,
+            retry=self.retry(),
+            timeout=self._adapter.remaining(),
+        )
+        return [dict(row.items()) for row in found]
+
     def ask(
         self,
         table: bigquery.Table,
@@ -126,12 +159,7 @@ class BigQueryTable:
     def _query_for(
         self, table: bigquery.Table, now: float, since: float | None, protected: Mapping[str, str]
     ) -> AuditQuery:
-        if len(table.schema) > MAX_COLUMNS:
-            raise BadData(f"Table {self.name} has {len(table.schema)} columns; BigQuery's own limit is {MAX_COLUMNS}.")
-        columns = [
-            Column(field.name, google_type(field), protected=protected.get(field.name.lower(), ""))
-            for field in table.schema
-        ]
+        columns = self.columns(table, protected)
         filters, parameters = _filters(table, columns, self._catalog.audit.timestamp)
         reference = table.reference
         return build_query(
