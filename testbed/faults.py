@@ -280,6 +280,10 @@ class FaultProxy:
         with self._arrival:
             return self._arrival.wait_for(lambda: len(self._requests) >= number, timeout)
 
+    def replace(self, upstream: str) -> None:
+        """Put another server behind the same address."""
+        self._upstream = urllib.parse.urlsplit(upstream)
+
     def forget(self) -> None:
         """Count from zero again."""
         with self._lock:

@@ -13,7 +13,7 @@ from testbed.bigquery import bigquery_emulator
 __all__ = ["airflow2", "airflow3", "bigquery_emulator"]
 
 ENGINES = {
-    "airflow": ("test_airflow", "test_airflow_exporter"),
+    "airflow": ("test_airflow", "test_airflow_exporter", "test_airflow_xcoms"),
     "bigquery": (
         *("test_backfill", "test_bigquery", "test_bigquery_tables", "test_freshness"),
         *("test_init_bigquery", "test_pipeline_bigquery", "test_prometheus"),
