@@ -216,7 +216,7 @@ def _catalogue(options: argparse.Namespace, _settings: Settings, catalog: Catalo
     from exporter.glance import glance
 
     seen = glance(options.url, os.environ, catalog)
-    sys.stdout.buffer.write(draft(seen.columns, seen.rows, seen.table, prefix_of(seen.name), seen.note).encode())
+    sys.stdout.buffer.write(draft(seen.columns, seen.rows, seen.table, prefix_of(seen.name), seen.notes).encode())
     sys.stdout.buffer.flush()
     return 0
 

@@ -25,7 +25,7 @@ _ID = re.compile(r"(^|_|\s)(id|uuid|uri|url)$", re.IGNORECASE)
 Rows = Sequence[Mapping[str, Any]]
 
 
-def draft(columns: Sequence[Column], rows: Rows, table: str, prefix: str, note: str = "") -> str:
+def draft(columns: Sequence[Column], rows: Rows, table: str, prefix: str, notes: Sequence[str] = ()) -> str:
     """A catalogue that `check` accepts, with comments where its reader has to decide.
 
     Args:
@@ -33,7 +33,7 @@ def draft(columns: Sequence[Column], rows: Rows, table: str, prefix: str, note: 
         rows: some of its rows, by column name.
         table: `schema.table`, or `project.dataset.table`.
         prefix: what metric names begin with; anything but letters, digits and underscores is replaced.
-        note: what else its reader has to know.
+        notes: what else its reader has to know, in one line each.
 
     Raises:
         BadData: no column looks like a time, or none like a value.
@@ -61,7 +61,7 @@ def draft(columns: Sequence[Column], rows: Rows, table: str, prefix: str, note: 
     lines = [
         "# A starting catalogue, made from the table's columns: docs/catalogue.md explains every key.",
         "# Decide what the metrics are called, what they mean, and which you need.",
-        *([f"# {note}"] if note else []),
+        *(f"# {note}" for note in notes),
         "version: 1",
         "",
         "audit:",
@@ -121,7 +121,8 @@ def _metric(column: Column, values: list[Any], name: str) -> str | None:
     pairs = ", ".join(
         f"{json.dumps(text, ensure_ascii=False)}: {json.dumps(text, ensure_ascii=False)}" for text in texts
     )
-    origin = ["      - audit:", f"          count: {quoted}", f"          values: {{{pairs}}}"]
+    listed = f"          values: {{{pairs}}}  # others are not counted"
+    origin = ["      - audit:", f"          count: {quoted}", listed]
     return _entry(
         f"{name}_total", "counter", f"Rows by {column.name}.", origin, "    labels: [value]  # a better name?"
     )

@@ -1,5 +1,6 @@
 """A table at a glance: its columns and some of its rows, for `catalogue`. Bills nothing."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from exporter.catalog import Catalog
 from exporter.errors import ConfigError
 from exporter.setting_values import is_table_name
 from exporter.settings import Settings
+from exporter.showable import escaped
 from exporter.sources import require_drivers
 from exporter.sources.audit.columns import Column
 
@@ -23,6 +25,7 @@ class Glance:
     Attributes:
         name: the table's or the file's name, after which metrics are called.
         table: what `audit.table` in the catalogue says.
+        environment: what makes the exporter read it, as a shell takes it.
         note: why there are no rows, where a look at them was not to be had.
     """
 
@@ -30,7 +33,14 @@ class Glance:
     rows: Sequence[Mapping[str, Any]]
     name: str
     table: str
+    environment: str
     note: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader of a catalogue that is made of it has to know."""
+        tried = f"Try it: {self.environment} EXPORTER_CATALOG=this-file.yaml python -m exporter check"
+        return (tried, self.note) if self.note else (tried,)
 
 
 def glance(url: str, env: Mapping[str, str], catalog: Catalog) -> Glance:
@@ -67,7 +77,8 @@ def _bigquery(settings: Settings, catalog: Catalog) -> Glance:
         columns, rows, note = source.glance(ROWS)
     finally:
         source.close()
-    return Glance(columns, rows, source.table.rpartition(".")[2], source.table, note)
+    environment = f"GOOGLE_CLOUD_PROJECT={settings.google_project}"
+    return Glance(columns, rows, source.table.rpartition(".")[2], source.table, environment, note)
 
 
 def _embedded(settings: Settings, url: str, catalog: Catalog) -> Glance:
@@ -81,7 +92,8 @@ def _embedded(settings: Settings, url: str, catalog: Catalog) -> Glance:
         columns, rows = reader.glance(ROWS)
     finally:
         reader.close()
+    environment = f"AUDIT_URL={escaped(shlex.quote(url))}"
     if settings.embedded.kind == "duckdb":
-        return Glance(columns, rows, log.table, f"{log.schema}.{log.table}")
+        return Glance(columns, rows, log.table, f"{log.schema}.{log.table}", environment)
     table = f"{log.schema}.{log.table}" if settings.audit_table else f"logs.{prefix_of(url)}"
-    return Glance(columns, rows, url, table)
+    return Glance(columns, rows, url, table, environment)

@@ -86,9 +86,18 @@ def test_a_file_that_exists_is_no_table_of_bigquery(tmp_path: Path, monkeypatch:
         glance("my.runs.xlsx", {"GOOGLE_CLOUD_PROJECT": "test-project"}, load_catalog())
 
 
+def test_the_way_to_read_the_file_stands_in_the_catalogue(tmp_path: Path):
+    path = tmp_path / "two words.csv"
+    path.write_text("at,r2\n2026-03-01,0.5\n", "utf-8")
+    seen = glance(str(path), {}, load_catalog())
+    assert seen.notes == (f"Try it: AUDIT_URL='{path}' EXPORTER_CATALOG=this-file.yaml python -m exporter check",)
+    assert (seen.table, list(seen.rows)) == ("logs.two_words", [{"at": "2026-03-01", "r2": "0.5"}])
+
+
 def test_what_there_is_to_know_stands_at_the_top():
-    text = draft([Column("at", "TIMESTAMP"), Column("r2", "FLOAT64")], [], "p-1.a.b", "log", "Rows were not looked at.")
-    assert "# Rows were not looked at.\n" in text
+    columns = [Column("at", "TIMESTAMP"), Column("r2", "FLOAT64")]
+    text = draft(columns, [], "p-1.a.b", "log", ["Try it: so.", "Not all."])
+    assert "# Try it: so.\n# Not all.\n" in text
     assert parse_catalog(text, "draft.yaml").audit.table == "p-1.a.b"
 
 
