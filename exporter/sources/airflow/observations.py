@@ -175,7 +175,7 @@ class Findings:
             except ValueError as error:
                 reasons.append(f"{name_of(spec)} {error}")
                 if kept.content is not None or kept.problem is not None:
-                    self.remarks.notes.append(f"{metric.name}: {name_of(spec)} cannot be used: {error}")
+                    self.remarks.notes.append(f"{metric.name}: {reasons[-1]}")
             else:
                 return Observation((Sample((), value),), kept.run_end)
         if reasons and metric.name in self.needed:

@@ -49,7 +49,7 @@ class XComFetcher:
         try:
             return self._kept(run_id, run_end, spec, self._api.xcom(spec.dag, run_id, spec.task, spec.key))
         except XComUnreadable as error:
-            return KeptXCom(run_id, run_end, None, str(error))
+            return KeptXCom(run_id, run_end, None, f"cannot be used: {error}")
 
     def fetch_gauges(
         self, counted: Counted, dag_ids: Collection[str], needed: Collection[str], remarks: Remarks
@@ -114,7 +114,7 @@ class XComFetcher:
         try:
             return self._kept(run_id, run_end, spec, self._ask(spec.dag, run_id, spec.task, spec.key))
         except XComUnreadable as error:
-            return KeptXCom(run_id, run_end, None, str(error))
+            return KeptXCom(run_id, run_end, None, f"cannot be used: {error}")
         except _TryAgain as error:
             remarks.notes.append(f"{metric}: {name_of(spec)} could not be fetched: {error}")
         except SourceError as error:
@@ -128,7 +128,9 @@ class XComFetcher:
             return KeptXCom(run_id, run_end, None, self._why_absent(spec.dag, run_id, spec.task, spec.key))
         content = json.dumps(answer.value)
         if len(content) > xcom_value.MAX_CHARACTERS:
-            return KeptXCom(run_id, run_end, None, f"longer than {xcom_value.MAX_CHARACTERS} characters")
+            return KeptXCom(
+                run_id, run_end, None, f"cannot be used: longer than {xcom_value.MAX_CHARACTERS} characters"
+            )
         return KeptXCom(run_id, run_end, content, None)
 
     def _why_absent(self, dag_id: str, run_id: str, task_id: str, key: str) -> str | None:

@@ -60,11 +60,14 @@ def kept_number(kept: KeptXCom, spec: XCom) -> float:
     """The finite number that `spec` asks for in an XCom that was fetched.
 
     Raises:
-        ValueError: there is none, with the reason.
+        ValueError: there is none, with the reason, which goes on where the XCom's name ends.
     """
     if kept.content is None:
         raise ValueError(kept.problem or NOT_PUSHED)
-    return number(boundary.parse_json(kept.content.encode()), spec)
+    try:
+        return number(boundary.parse_json(kept.content.encode()), spec)
+    except ValueError as error:
+        raise ValueError(f"cannot be used: {error}") from None
 
 
 def why_missing(kept: KeptXCom, spec: XCom) -> str | None:
