@@ -1,6 +1,8 @@
 """`python -m exporter catalogue`: what it prints for a table, `check` accepts as it is."""
 
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -15,7 +17,7 @@ from exporter.sources.audit.columns import Column
 from tests.test_main import run
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
-LOGS = [EXAMPLES / name for name in ("churn/runs.csv", "many_models/runs.csv", "mlflow/metrics.csv")]
+LOGS = [EXAMPLES / name for name in ("churn/runs.csv", "mlflow/metrics.csv")]
 
 
 def drafted(folder: Path, log: Path, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -32,6 +34,27 @@ def test_check_accepts_what_is_printed_for_a_file(log: Path, tmp_path: Path):
     ran = drafted(tmp_path, log)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "PROBLEM" not in ran.stdout
+
+
+def test_the_pages_commands_lead_from_a_csv_to_its_metrics(tmp_path: Path):
+    page = (EXAMPLES.parent / "catalogue.md").read_text("utf-8")
+    block = re.findall(r"```bash\n(.*?)```", page.partition("## From your table to a graph")[2], re.DOTALL)[0]
+    assert ". .venv/bin/activate\n" in block
+    assert "python -m exporter serve" in block
+    log = tmp_path / "runs.csv"
+    log.write_text("day,model name,mape\n2026-03-01,a,0.5\n2026-03-02,b,0.25\n2026-03-03,b,\n", "utf-8")
+    commands = [line for line in block.splitlines() if "activate" not in line and " serve" not in line]
+    ran = subprocess.run(
+        ["bash", "-e", "-c", "\n".join(commands).replace("/data/runs.csv", str(log))],
+        cwd=tmp_path,
+        env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": str(EXAMPLES.parent.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
+    assert "PROBLEM" not in ran.stdout
+    assert {"runs_mape 0.25", 'runs_model_name_total{value="b"} 2.0'} <= set(ran.stdout.splitlines())
 
 
 def test_check_accepts_what_is_printed_for_a_table(tmp_path: Path):
