@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporter import __version__
-from exporter.catalog import NO_AUDIT, Catalog
+from exporter.catalog import Catalog
 from exporter.catalog_parser import load_catalog
 from exporter.errors import ConfigError, OutputError, SourceError
 from exporter.logs import configure_logging
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_level, settings.log_format, secrets_of(os.environ))
         # The one that is being written may be empty still.
         catalog = load_catalog(None if options.run is _catalogue else settings.catalog_path)
-        if catalog.audit is not NO_AUDIT and options.run in (_serve, _once, _check, _init_audit, _backfill):
+        if catalog.has_audit_log and options.run in (_serve, _once, _check, _init_audit, _backfill):
             require_drivers(settings)
         return int(options.run(options, settings, catalog))
     except ConfigError as error:
@@ -197,7 +197,7 @@ def _hash_password(_options: argparse.Namespace, _settings: Settings, _catalog: 
 
 
 def _init_audit(options: argparse.Namespace, settings: Settings, catalog: Catalog) -> int:
-    if catalog.audit is NO_AUDIT:
+    if not catalog.has_audit_log:
         raise ConfigError(["the catalogue has no audit log, so there is no table to make"])
     if settings.uses_bigquery:
         from exporter.sources.audit.bigquery_init import init_bigquery

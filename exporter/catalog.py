@@ -137,6 +137,11 @@ class Catalog:
     metrics: tuple[MetricSpec, ...]
     fingerprint: str
 
+    @property
+    def has_audit_log(self) -> bool:
+        """Whether an audit log is read."""
+        return self.audit != NO_AUDIT
+
     def audit_metrics(self) -> Iterator[tuple[MetricSpec, NewestColumn | CountRows]]:
         """The metrics that the audit log can give, with the part of the declaration that says how."""
         for metric in self.metrics:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from exporter.catalog import NO_AUDIT, Catalog
+from exporter.catalog import Catalog
 from exporter.errors import ConfigError, SourceError
 from exporter.ledger import Ledger
 from exporter.settings import MIN_BYTES_BILLED, Settings
@@ -38,7 +38,7 @@ def check(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
     unwanted = ledger.wanted and ledger.problem is not None and ledger.held is None  # by the exporter that runs
     yield Finding("state folder", WARNING if unwanted else OK, ledger.held or ledger.problem or str(settings.state_dir))
     ledger.close()
-    if catalog.audit is NO_AUDIT:
+    if not catalog.has_audit_log:
         yield Finding("audit log", OK, "the catalogue has none: none is read")
     elif settings.uses_bigquery:
         yield from _bigquery(settings, catalog)
@@ -46,7 +46,7 @@ def check(settings: Settings, catalog: Catalog) -> Iterator[Finding]:
         yield from _duckdb(settings, catalog)
     if settings.airflow_url is not None:
         yield from _airflow(settings, catalog)
-    elif catalog.audit is NO_AUDIT:
+    elif not catalog.has_audit_log:
         yield Finding("airflow", PROBLEM, "AIRFLOW_BASE_URL is not set, and there is no audit log: nothing is read")
     else:
         yield Finding("airflow", OK, "AIRFLOW_BASE_URL is not set: Airflow is not read")

@@ -19,7 +19,7 @@ from gunicorn.glogging import Logger
 
 from exporter import __version__
 from exporter.app import App
-from exporter.catalog import NO_AUDIT, Catalog
+from exporter.catalog import Catalog
 from exporter.catalog_parser import load_catalog
 from exporter.errors import ConfigError
 from exporter.ledger import Ledger
@@ -122,7 +122,7 @@ def before_start(server: Any) -> None:
         refuse_foreign_host(settings.host)
         catalog = load_catalog(settings.catalog_path)
         refuse_without_source(settings, catalog)
-        if catalog.audit is not NO_AUDIT:
+        if catalog.has_audit_log:
             require_drivers(settings)
         if settings.web_config_file is not None:
             load_web_config(settings.web_config_file)

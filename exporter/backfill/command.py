@@ -23,7 +23,7 @@ from exporter.backfill.openmetrics import LAST_RECORD, Writer, families
 from exporter.backfill.progress import Progress
 from exporter.backfill.request import Request
 from exporter.backfill.spool import Spool, Window
-from exporter.catalog import NO_AUDIT, Catalog
+from exporter.catalog import Catalog
 from exporter.errors import ConfigError, OutputError, SourceUnavailable, StateError
 from exporter.ledger import Ledger
 from exporter.settings import Settings
@@ -96,7 +96,7 @@ def _read(
         say(f"warning: the exporter's state cannot be read ({error}): counters may not join the live ones.")
         state = Ledger.open(None)
     with contextlib.closing(state):
-        gaps = () if catalog.audit is NO_AUDIT else _read_audit(settings, catalog, grid, (state, audit), say)
+        gaps = _read_audit(settings, catalog, grid, (state, audit), say) if catalog.has_audit_log else ()
         if settings.airflow_url is not None:
             runs = record_airflow(settings, catalog, state, airflow, grid)
             say(f"Read {runs} finished runs from Airflow, which may have deleted older ones.")

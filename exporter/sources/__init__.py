@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
-from exporter.catalog import NO_AUDIT, Catalog
+from exporter.catalog import Catalog
 from exporter.errors import ConfigError
 from exporter.settings import Settings
 from exporter.snapshot import Reading, Sample
@@ -90,7 +90,7 @@ def require_drivers(settings: Settings) -> None:
 
 def refuse_without_source(settings: Settings, catalog: Catalog) -> None:
     """Raise ConfigError unless there is something to read."""
-    if catalog.audit is NO_AUDIT and settings.airflow_url is None:
+    if not catalog.has_audit_log and settings.airflow_url is None:
         raise ConfigError(
             ["the catalogue has no audit log and AIRFLOW_BASE_URL is not set, so there is nothing to read: set it"]
         )
@@ -107,13 +107,11 @@ def build_sources(settings: Settings, catalog: Catalog, ledger: "Ledger") -> tup
     """
     refuse_without_source(settings, catalog)
     sources: list[Source] = []
-    if catalog.audit is NO_AUDIT:
-        pass
-    elif settings.uses_bigquery:
+    if catalog.has_audit_log and settings.uses_bigquery:
         from exporter.sources.audit.bigquery import BigQueryAudit
 
         sources.append(BigQueryAudit(settings, catalog))
-    else:
+    elif catalog.has_audit_log:
         from exporter.sources.audit.duckdb import DuckDBAudit
 
         sources.append(DuckDBAudit(settings, catalog))

@@ -10,7 +10,9 @@ import pytest
 from google.cloud import bigquery
 
 from exporter.catalog import CountRows, NewestColumn
+from exporter.catalog_draft import draft, prefix_of
 from exporter.catalog_parser import load_catalog, parse_catalog
+from exporter.check import OK, check
 from exporter.errors import BadData
 from exporter.glance import glance
 from exporter.settings import Settings
@@ -19,7 +21,6 @@ from exporter.sources.audit.bigquery import BigQueryAudit
 from testbed.bigquery import BigQueryEmulator
 from testbed.faults import FaultProxy
 from tests.test_examples import EXAMPLES, holds
-from tests.test_main import run
 
 NOW = 1_790_000_000.0
 AT = 1_782_000_000.0  # 2026-06-21 00:00:00 UTC
@@ -131,17 +132,15 @@ RUNS = {
 }  # fmt: skip
 
 
-def test_check_accepts_the_catalogue_that_is_printed_for_a_table(bigquery_emulator: BigQueryEmulator, tmp_path: Path):
+def test_check_accepts_the_catalogue_that_is_printed_for_a_table(bigquery_emulator: BigQueryEmulator):
     table = bigquery_emulator.create_table(RUNS, name="churn-runs")
     row = {"recorded at": "2026-06-21T00:00:00", "größe": "1.5", "drift": True, "score": "0.5", "report": {"a": 1}}
-    bigquery_emulator.load(
-        table, [{**row, "verdict": verdict, "run_id": "r"} for verdict in ("GO", "stop", "GO", None)]
-    )
+    bigquery_emulator.load(table, [{**row, "verdict": said, "run_id": "r"} for said in ("GO", "stop", "GO", None)])
     emulator = {"BIGQUERY_EMULATOR_HOST": bigquery_emulator.url}
-    made = run(tmp_path, "catalogue", "--from", table, **emulator, AUDIT_URL="else.csv")
-    assert (made.returncode, made.stderr) == (0, "")
-    (tmp_path / "mine.yaml").write_text(made.stdout, "utf-8")
-    catalog = parse_catalog(made.stdout, "mine.yaml")
+    seen = glance(table, {**emulator, "AUDIT_URL": "else.csv"}, load_catalog())
+    assert seen.notes[0].startswith("Try it: GOOGLE_CLOUD_PROJECT=test-project EXPORTER_CATALOG=")
+    made = draft(seen.columns, seen.rows, seen.table, prefix_of(seen.name), seen.notes)
+    catalog = parse_catalog(made, "mine.yaml")
     assert (catalog.audit.table, catalog.audit.timestamp) == (table, "recorded at")
     assert {metric.name: metric.origins for metric in catalog.metrics} == {
         "churn_runs_gr_e": (NewestColumn("größe"),),
@@ -149,13 +148,9 @@ def test_check_accepts_the_catalogue_that_is_printed_for_a_table(bigquery_emulat
         "churn_runs_verdict_total": (CountRows("verdict", (("go", "go"), ("stop", "stop"))),),
         "churn_runs_score": (NewestColumn("score"),),
     }
-    assert "report" in made.stdout
-    checked = run(
-        tmp_path, "check", **emulator, GOOGLE_CLOUD_PROJECT="test-project", EXPORTER_CATALOG=str(tmp_path / "mine.yaml")
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "PROBLEM" not in checked.stdout
-    assert "warning" not in checked.stdout
+    assert "report" in made
+    settings = Settings.from_env({**emulator, "GOOGLE_CLOUD_PROJECT": "test-project", "EXPORTER_STATE_DIR": "none"})
+    assert [finding for finding in check(settings, catalog) if finding.state != OK] == []
 
 
 def test_a_glance_bills_nothing(bigquery_emulator: BigQueryEmulator):
