@@ -110,18 +110,26 @@ FORMAT_ELEMENTS: Final = tuple(f"%{letter}" for letter in "YymdbBHIpMSfzjaA%")
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A column, or what stands at a path in it."""
+
+    column: str
+    path: Path = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AuditSpec:
     """The audit table. Each entry of `missing` holds values that, all together in one row, mean NULL in its columns.
 
-    `labels` pairs label names with the columns that hold their values; rows are told apart by them. `time` says how
-    the timestamp column is read.
+    `labels` pairs label names with the places that hold their values; rows are told apart by them. `time` says how the
+    timestamp column is read.
     """
 
     table: str
     timestamp: str
-    env: str | None
+    env: Place | None
     missing: tuple[tuple[tuple[str, float], ...], ...]
-    labels: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, Place], ...] = ()
     time: TimeSpec = TimeSpec()
 
 
@@ -153,8 +161,8 @@ class Catalog:
         """All columns that the catalogue names, the timestamp first."""
         names = [self.audit.timestamp]
         if self.audit.env:
-            names.append(self.audit.env)
-        names.extend(column for _, column in self.audit.labels)
+            names.append(self.audit.env.column)
+        names.extend(place.column for _, place in self.audit.labels)
         for _, origin in self.audit_metrics():
             names.append(origin.column)
             if isinstance(origin, CountRows) and origin.where:

@@ -6,7 +6,7 @@ from typing import Final
 
 import yaml
 
-from exporter.catalog import FORMAT_ELEMENTS, UNITS, Equal, Path, TimeSpec
+from exporter.catalog import FORMAT_ELEMENTS, UNITS, Equal, Path, Place, TimeSpec
 from exporter.yaml_nodes import NodeReader
 
 MAX_STEPS: Final = 20
@@ -56,6 +56,14 @@ class ColumnReader(NodeReader):
         if len(steps) > MAX_STEPS:
             self.note(node, f"{what}: {len(steps)} steps, at most {MAX_STEPS} fit")
         return tuple(steps)
+
+    def place(self, node: yaml.Node, what: str) -> Place:
+        """A column's name, or `{column, path}`."""
+        if not isinstance(node, yaml.MappingNode):
+            return Place(self.column(node, what))
+        entries = self.mapping(node, what, ("column", "path"), ("column",))
+        column = self.column(entries["column"], f"{what}.column") if "column" in entries else ""
+        return Place(column, self.path(entries["path"], f"{what}.path") if "path" in entries else ())
 
     def only(self, node: yaml.Node, what: str) -> tuple[Equal, ...]:
         """What rows have to hold, by column."""

@@ -161,7 +161,7 @@ class _CatalogParser(ColumnReader):
         if table and not is_table_name(table):
             self.note(entries["table"], f"audit.table: {table!r} is not dataset.table or project.dataset.table")
         timestamp, time = self.time(entries["timestamp"]) if "timestamp" in entries else ("", TimeSpec())
-        env = self.column(entries["env"], "audit.env") if "env" in entries else None
+        env = self.place(entries["env"], "audit.env") if "env" in entries else None
         missing = []
         if "missing" in entries:
             for item in self.items(entries["missing"], "audit.missing", may_be_empty=True):
@@ -177,7 +177,7 @@ class _CatalogParser(ColumnReader):
         if "labels" in entries:
             for label, column_node in self.entries(entries["labels"], "audit.labels").items():
                 self.label(label, column_node, "audit.labels")
-                labels.append((label, self.column(column_node, f"audit.labels: {label}")))
+                labels.append((label, self.place(column_node, f"audit.labels: {label}")))
             if len(labels) > MAX_AUDIT_LABELS:
                 self.note(entries["labels"], f"audit.labels: {len(labels)} labels, at most {MAX_AUDIT_LABELS} fit")
         return AuditSpec(table, timestamp, env, tuple(missing), tuple(labels[:MAX_AUDIT_LABELS]), time)

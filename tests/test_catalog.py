@@ -22,6 +22,7 @@ from exporter.catalog import (
     CountRows,
     MetricSpec,
     NewestColumn,
+    Place,
     XCom,
     exposed_names,
 )
@@ -107,7 +108,10 @@ def test_the_built_in_catalogue_has_exactly_the_metrics_of_the_design():
 
 def test_the_built_in_catalogue_reads_the_designs_table_and_its_sentinels():
     assert load_catalog().audit == AuditSpec(
-        table="monitoring_audit.logs", timestamp="timestamp", env="env", missing=((("rmse", 999.0), ("r2", 0.0)),)
+        table="monitoring_audit.logs",
+        timestamp="timestamp",
+        env=Place("env"),
+        missing=((("rmse", 999.0), ("r2", 0.0)),),
     )
 
 
@@ -178,7 +182,7 @@ def test_the_example_on_the_page_loads_with_its_own_table_columns_names_dags_and
     path = tmp_path / "mine.yaml"
     path.write_text(example_on_the_page(), "utf-8")
     catalog = load_catalog(path)
-    assert catalog.audit == AuditSpec("churn.monitoring_runs", "recorded_at", "environment", ((("auc", -1.0),),))
+    assert catalog.audit == AuditSpec("churn.monitoring_runs", "recorded_at", Place("environment"), ((("auc", -1.0),),))
     assert {metric.name: metric.origins for metric in catalog.metrics} == {
         "churn_model_auc": (NewestColumn("auc"), XCom("churn_weekly", "evaluate", "metrics", field="auc")),
         "churn_auc": (),
@@ -197,7 +201,7 @@ def test_the_example_on_the_page_loads_with_its_own_table_columns_names_dags_and
 
 def test_the_example_of_many_models_labels_what_comes_from_the_audit_log():
     catalog = parse_catalog(example_on_the_page(1), "many.yaml")
-    assert catalog.audit.labels == (("model", "model_name"), ("region", "region"))
+    assert catalog.audit.labels == (("model", Place("model_name")), ("region", Place("region")))
     assert {metric.name: metric.labels for metric in catalog.metrics} == {
         "churn_model_auc": ("model", "region"),
         "churn_auc": ("model", "region"),
@@ -624,6 +628,15 @@ AUDIT = [
     ),
     (["table: a.b", "timestamp: at", "env:"], "5: audit.env: expected text"),
     (["table: a.b", "timestamp: at", "env: [e]"], "5: audit.env: expected text"),
+    (["table: a.b", "timestamp: at", "env: {path: a}"], "5: audit.env: 'column' is missing"),
+    (
+        ["table: a.b", "timestamp: at", "env: {column: e, where: a}"],
+        "5: audit.env: unknown key 'where' (known: column, path)",
+    ),
+    (
+        ["table: a.b", "timestamp: at", "labels: {model: {column: m, path: .a}}"],
+        "5: audit.labels: model.path: '.a' is not a path, such as metrics[0].drift.share",
+    ),
     (["table: a.b", "timestamp: at", "labels: [model]"], "5: audit.labels: expected a mapping (key: value)"),
     (
         ["table: a.b", "timestamp: at", 'labels: {model: "a\\tb"}'],

@@ -10,7 +10,7 @@ import pytest
 
 from exporter import page
 from exporter.app import App
-from exporter.catalog import AuditSpec, Catalog, CountRows, MetricSpec, NewestColumn
+from exporter.catalog import AuditSpec, Catalog, CountRows, MetricSpec, NewestColumn, Place
 from exporter.catalog_parser import load_catalog
 from exporter.errors import SourceUnavailable
 from exporter.health import report
@@ -210,7 +210,7 @@ def many_models(models: int) -> tuple[Catalog, Reading]:
         own: tuple[Labels, ...] = ((("kind", "a"),), (("kind", "b"),)) if metric.type == "counter" else ((),)
         columns = tuple((labels, array("d", [float("nan"), *range(1, models)])) for labels in own)
         observations[metric.name] = Observation(Grid(sets, columns), NOW)
-    catalog = Catalog(AuditSpec("t", "timestamp", None, (), (("model", "model"),)), metrics, "many")
+    catalog = Catalog(AuditSpec("t", "timestamp", None, (), (("model", Place("model")),)), metrics, "many")
     return catalog, with_observations(catalog, **observations)
 
 

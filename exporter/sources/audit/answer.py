@@ -9,7 +9,8 @@ from typing import Any
 
 from exporter.errors import BadData
 from exporter.snapshot import Gap, Grid, Labels, Observation, Reading, Sample
-from exporter.sources.audit.query import HOUR_US, LABEL_CHARACTERS, AuditQuery
+from exporter.sources.audit.query import HOUR_US, AuditQuery
+from exporter.sources.audit.row_keys import LABEL_CHARACTERS
 from exporter.sources.boundary import MAX_SECONDS, MIN_SECONDS
 
 

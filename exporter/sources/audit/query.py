@@ -15,12 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from exporter.catalog import Catalog, CountRows, Equal, MetricSpec, NewestColumn, dotted
-from exporter.errors import BadData
+from exporter.catalog import Catalog, CountRows, Equal, MetricSpec, NewestColumn
 from exporter.settings import Settings
 from exporter.snapshot import Gap, Labels
 from exporter.sources.audit.columns import (
-    FLAT_TYPES,
     FLOAT_MAX,
     LABEL_TYPES,
     NUMBER_TYPES,
@@ -29,9 +27,9 @@ from exporter.sources.audit.columns import (
     as_number,
     as_text,
     at_path,
-    quote,
 )
-from exporter.sources.audit.times import advice, as_micros
+from exporter.sources.audit.row_keys import environment, label_value, moment, no_path
+from exporter.sources.audit.times import advice
 from exporter.sources.boundary import text
 
 SOURCE_NAME: Final = "audit"
@@ -39,9 +37,6 @@ SOURCE_NAME: Final = "audit"
 HOUR_US: Final = 3_600_000_000
 BEGINNING_US: Final = -62_135_596_800_000_000
 """The year 1, in microseconds since 1970: no row's time is earlier, in either engine."""
-
-LABEL_CHARACTERS: Final = 200
-"""Longest value of a label that is taken from a column: Prometheus keeps each in memory as long as its series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +185,12 @@ class _QueryBuilder:
     ) -> AuditQuery:
         conditions = list(filters)
         self.parameters += filter_parameters
-        moment = self.moment()
-        labels = [self.label(label, name) for label, name in self.catalog.audit.labels]
+        audit = self.catalog.audit
+        at = moment(self.columns, audit)
+        labels = [label_value(self.columns, label, place) for label, place in audit.labels]
         if env is not None:
-            conditions.append(self.env_filter(env))
+            found = environment(self.columns, audit.env, env)
+            conditions.append(f"{found} = {self.parameter('env', 'STRING', env)}")
         self.parameter("horizon", "INT64", horizon_us(now))
         self.parameter("since", "INT64", self.since_us)
         self.parameter("float_max", "FLOAT64", FLOAT_MAX)
@@ -223,7 +220,7 @@ class _QueryBuilder:
         where = f"\n  WHERE {' AND '.join(conditions)}" if conditions else ""
         by = [f"`l{index}`" for index in range(len(labels))]
         log = [
-            f"{moment} AS `at`",
+            f"{at} AS `at`",
             *(f"{expression} AS {alias}" for expression, alias in zip(labels, by, strict=True)),
             *(f"{expression} AS {alias}" for expression, alias in self.log.items()),
         ]
@@ -287,53 +284,6 @@ class _QueryBuilder:
         self.parameters.append(Parameter(name, kind, value))
         return f"@{name}"
 
-    def moment(self) -> str:
-        """The row's time in microseconds since 1970; NULL where there is none."""
-        name = self.catalog.audit.timestamp
-        column = self.columns.get(name.lower())
-        if column is None:
-            raise BadData(
-                f"The audit table has no column {name!r}, which says when a row was recorded. Name the right column in "
-                "the catalogue (audit.timestamp), or add it with `python -m exporter init-audit`."
-            )
-        time = self.catalog.audit.time
-        if time.path:
-            reason = self.no_path(column, dotted(time.path))
-            if reason:
-                raise BadData(f"audit.timestamp: {reason}.")
-            column = at_path(column, time.path)
-        return as_micros(column, time)
-
-    def label(self, label: str, name: str) -> str:
-        """The label's value as text; NULL where the row has none that can be used."""
-        column = self.columns.get(name.lower())
-        if column is None:
-            raise BadData(
-                f"The audit table has no column {name!r}, which says the label {label!r}. Name the right column in the "
-                "catalogue (audit.labels), or add it with `python -m exporter init-audit`."
-            )
-        if column.type not in LABEL_TYPES:
-            raise BadData(
-                f"The audit table's column {column.name!r} has type {column.type}; the values of the label {label!r} "
-                "must be STRING, INT64 or BOOL."
-            )
-        quoted = quote(column.name)
-        if column.type != "STRING":
-            return f"CAST({quoted} AS STRING)"
-        return f"IF(CHAR_LENGTH(TRIM({quoted})) BETWEEN 1 AND {LABEL_CHARACTERS}, TRIM({quoted}), NULL)"
-
-    def env_filter(self, env: str) -> str:
-        name = self.catalog.audit.env
-        column = self.columns.get(name.lower()) if name else None
-        if column is None:
-            raise BadData(
-                f"AUDIT_ENV is {env!r}, but the audit table has no column {name or 'env'!r} to filter on. Unset "
-                "AUDIT_ENV, or name the column in the catalogue (audit.env)."
-            )
-        if column.type != "STRING":
-            raise BadData(f"AUDIT_ENV filters on column {column.name!r}, which has type {column.type}, not STRING.")
-        return f"{quote(column.name)} = {self.parameter('env', 'STRING', env)}"
-
     def cannot(self, origin: NewestColumn | CountRows) -> str | None:
         """Why the table cannot give this, or None if it can."""
         flags = NUMBER_TYPES | {"BOOL", "STRING"}
@@ -349,14 +299,7 @@ class _QueryBuilder:
             column = self.columns[name.lower()]
             if column.type not in types:
                 return f"column {name} has type {column.type}, which cannot be read as {meaning}"
-        return self.no_path(self.columns[origin.column.lower()], dotted(origin.path)) if origin.path else None
-
-    @staticmethod
-    def no_path(column: Column, path: str) -> str | None:
-        """Why no path leads into the column, or None if one may."""
-        if column.type in FLAT_TYPES:
-            return f"column {column.name} has type {column.type}, in which there is no path {path}"
-        return None
+        return no_path(self.columns[origin.column.lower()], origin.path) if origin.path else None
 
     def read(self, origin: NewestColumn | CountRows) -> Column:
         """The column that an origin names, or what stands at its path there."""
@@ -427,7 +370,7 @@ class _QueryBuilder:
         also = f" AND {self.in_log(as_flag(self.columns[origin.where.lower()]))}" if origin.where else ""
         also += "".join(f" AND {self.equals(equal)}" for equal in origin.only)
         indexes = []
-        for index, (label_value, wanted) in enumerate(origin.values, start):
+        for index, (value, wanted) in enumerate(origin.values, start):
             if is_flag(origin):
                 matches = ("" if wanted == "true" else "NOT ") + self.in_log(as_flag(column))
             else:
@@ -437,7 +380,7 @@ class _QueryBuilder:
                 f"SUM(IF(`at` <= @horizon, `c{index}`, 0)) AS `k{index}`",
                 f"SUM(IF(`at` <= @horizon AND `at` > @since, `c{index}`, 0)) AS `newer{index}`",
             ]
-            indexes.append((label_value, index))
+            indexes.append((value, index))
         return CountOutput(metric.name, metric.labels[-1], tuple(indexes))
 
 

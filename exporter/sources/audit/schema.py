@@ -73,10 +73,8 @@ def table_columns(catalog: Catalog) -> tuple[TableColumn, ...]:
     """The columns to create for a catalogue, which are those that it names, in the standard order first."""
     audit = catalog.audit
     derived: dict[str, str] = {audit.timestamp: _time_type(audit.time)}
-    if audit.env:
-        derived[audit.env] = "STRING"
-    for _, column in audit.labels:
-        derived[column] = "STRING"
+    for place in ([audit.env] if audit.env else []) + [place for _, place in audit.labels]:
+        derived.setdefault(place.column, "JSON" if place.path else "STRING")
     for _, origin in catalog.audit_metrics():
         if isinstance(origin, CountRows):
             kind = "BOOL" if is_flag(origin) else "STRING"

@@ -9,6 +9,11 @@ from exporter.sources.audit.columns import NUMBER_TYPES, Column, as_number, lite
 FIRST_SECOND: Final = -62_135_596_800
 LAST_SECOND: Final = 253_402_300_799
 """The years 1 to 9999, which both engines know."""
+ISO: Final = (
+    "^[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    "([Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]+)?)?( ?([A-Za-z][A-Za-z0-9/_+-]*|[+-][0-9]{2}(:?[0-9]{2})?))?)?$"
+)
+"""A date, or a date and time of day, with an offset or a zone or without, to the end: not the half of one."""
 ISO_ADVICE: Final = (
     "A text must be ISO 8601, such as 2026-03-01T06:00:00Z. For other texts set audit.timestamp.format in the "
     "catalogue, for epoch numbers audit.timestamp.unit (s, ms or us)"
@@ -76,14 +81,14 @@ def _epoch(column: Column, micros: int) -> str:
 
 
 def _iso(column: Column, naive: str) -> str:
-    """The engines also cast other texts, each its own; LIKE keeps to those on which they agree."""
+    """The engines also cast other texts, each its own; they agree on those that ISO matches."""
     text = f"TRIM({column.sql})"
     moment = f"SAFE_CAST({text} AS TIMESTAMP)"
     if naive:
         # A colon, digits and then a letter or a sign: the text has an offset or a zone of its own.
         local = f"TIMESTAMP(SAFE_CAST({text} AS DATETIME){naive})"
         moment = f"IF(REGEXP_CONTAINS({text}, ':[0-9.]+ ?[A-Za-z+-]'), {moment}, {local})"
-    return f"UNIX_MICROS(IF({text} LIKE '____-__-__%', {moment}, NULL))"
+    return f"UNIX_MICROS(IF(REGEXP_CONTAINS({text}, {literal(ISO)}), {moment}, NULL))"
 
 
 def _formatted(column: Column, format_: str, naive: str) -> str:

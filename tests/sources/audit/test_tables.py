@@ -29,13 +29,13 @@ def catalogue(timestamp: str = "at", origin: str = "r2", audit: str = "") -> Cat
     )
 
 
-def read(path: Path, select: str, catalog: Catalog) -> Reading:
+def read(path: Path, select: str, catalog: Catalog, **env: str) -> Reading:
     """What the exporter reads of a table with the rows of a SELECT."""
     with duckdb.connect(str(path)) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("CREATE SCHEMA IF NOT EXISTS shop")
         connection.execute(f"CREATE OR REPLACE TABLE shop.runs AS {select}")
-    return source_for(path, catalog).read(None)
+    return source_for(path, catalog, **env).read(None)
 
 
 def last(reading: Reading) -> object:
@@ -104,6 +104,22 @@ def test_a_log_whose_rows_are_all_undated_is_refused_with_the_reason(
         with pytest.raises(BadData, match="None of the log's 2 rows has a usable time in column at") as caught:
             read(tmp_path / "log.duckdb", select, catalogue(timestamp, audit=labels))
         assert why in str(caught.value)
+
+
+HALF = [
+    "2026-06-21 01:0", "2026-06-21 01:", "2026-06-21 01", "2026-06-21T", "2026-06-21 01:02:3", "2026-06-21 01:02:03.",
+    "2026-06-21 00:00:00+02:0", "2026-06-21 00:00:00+", "2026-06-21 (BC)", "2026-06-21 12:00 AM", "2026-02-30",
+    "2026-06-2", "20260621", "2026-06-21T25:00:00Z", "12026-06-21", "2026-W25", "21 Jun 2026",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+def test_half_a_time_and_times_that_only_one_engine_knows_are_none(tmp_path: Path, zone: str):
+    rows = ", ".join(f"('{text}')" for text in ["2026-06-21 00:00:00Z", *HALF])
+    select = f'SELECT t.*, 0.5 AS r2 FROM (VALUES {rows}) t("at")'
+    reading = read(tmp_path / "log.duckdb", select, catalogue(f"{{column: at, zone: {zone}}}"))
+    assert (reading.facts["rows"], last(reading)) == (1, AT)
+    assert reading.notes == (f"{len(HALF)} rows without a usable timestamp, left out",)
 
 
 def test_a_text_of_another_order_is_undated_and_noted_beside_rows_with_a_time(tmp_path: Path):
@@ -231,6 +247,28 @@ def test_a_path_into_a_column_without_parts_costs_its_metric_only(tmp_path: Path
         catalogue(origin="{column: r2, path: a.b}"),
     )
     assert [gap.reason for gap in reading.gaps] == ["column r2 has type NUMERIC, in which there is no path a.b"]
+
+
+@pytest.mark.parametrize("kind", ["JSON", "VARCHAR", "STRUCT"])
+def test_labels_and_the_environment_may_be_nested(tmp_path: Path, kind: str):
+    value = "{'tags': {'model': m}, 'env': [e]}"
+    value = value if kind == "STRUCT" else f"CAST(to_json({value}) AS {kind})"
+    rows = "('a', 1, 0.1), ('b', 1, 0.2), (' a ', 2, 0.3), (NULL, 1, 0.4)"
+    select = f"SELECT TIMESTAMP '2026-06-21' AS at, {value} AS run, r2 FROM (VALUES {rows}) t(m, e, r2)"
+    places = ", env: {column: run, path: 'env[0]'}, labels: {model: {column: RUN, path: tags.model}}"
+    reading = read(tmp_path / "log.duckdb", select, catalogue(audit=places), AUDIT_ENV="1")
+    samples = reading.observations["shop_r2"].samples
+    assert {sample.labels: sample.value for sample in samples} == {(("model", "a"),): 0.1, (("model", "b"),): 0.2}
+    assert [note[:47] for note in reading.notes] == ["1 row without a usable value for model (NULL, b"]
+    with pytest.raises(BadData, match=r"audit\.env: column r2 has type NUMERIC, in which there is no path a"):
+        read(tmp_path / "log.duckdb", select, catalogue(audit=", env: {column: r2, path: a}"), AUDIT_ENV="1")
+
+
+@pytest.mark.parametrize(("kind", "env"), [("INTEGER", "1"), ("BOOLEAN", "true"), ("VARCHAR", "1")])
+def test_an_environment_may_be_a_number_or_a_flag(tmp_path: Path, kind: str, env: str):
+    select = f"SELECT TIMESTAMP '2026-06-21' AS at, CAST(i AS {kind}) AS env, i / 2 AS r2 FROM range(2) t(i)"
+    reading = read(tmp_path / "log.duckdb", select, catalogue(audit=", env: env"), AUDIT_ENV=env)
+    assert gauge(reading, "shop_r2") == 0.5
 
 
 # -- one metric a row --------------------------------------------------------------------------------------------------
