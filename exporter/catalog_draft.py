@@ -110,7 +110,8 @@ def _timestamp(columns: Sequence[Column], held: Mapping[str, list[Any]]) -> tupl
 def _metric(column: Column, values: list[Any], name: str) -> str | None:
     """The metric that a column makes; None for one that no metric can be made of by its look."""
     quoted = _quoted(column.name)
-    if column.type == "BOOL":
+    flags = column.type == "STRING" and values and {str(value).strip().lower() for value in values} <= {"true", "false"}
+    if column.type == "BOOL" or flags:
         return _entry(name, "gauge", f"Is {column.name} true in the newest row.", [f"      - audit: {quoted}"])
     if column.type in NUMBER_TYPES or (values and column.type == "STRING" and _numbers(column, values)):
         return _entry(name, "gauge", f"The newest value of {column.name}.", [f"      - audit: {quoted}"])

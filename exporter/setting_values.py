@@ -17,9 +17,13 @@ from exporter.showable import is_showable, quoted
 
 FILE_SUFFIXES: Final = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 DATABASE_SUFFIXES: Final = (".duckdb", ".db")
+COMPRESSED: Final = ".gz"
+"""What may follow the ending of a text file."""
 
 _USERINFO = re.compile(r"//.*@", re.DOTALL)
 """The part of a URL that may hold a password."""
+_SIGNATURE = re.compile(r"(://[^?]*)\?.*", re.DOTALL)
+"""A URL with a query, which may be signed."""
 _PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
 _TABLE = re.compile(r"(?:[A-Za-z0-9.:-]+\.)?[A-Za-z0-9_]+\.[\w-]+")
 _HOST_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -49,8 +53,8 @@ class Secret:
 
 
 def shown(text: str) -> str:
-    """A bad value as a message quotes it, without the part of a URL that may hold a password."""
-    return quoted(_USERINFO.sub("//…@", text))
+    """A bad value as a message quotes it, without the parts of a URL that may hold a password or a signature."""
+    return quoted(_SIGNATURE.sub(r"\1?…", _USERINFO.sub("//…@", text)))
 
 
 def require_showable(text: str) -> None:
@@ -265,7 +269,7 @@ def audit_location(text: str) -> AuditLocation | None:
     """Turn AUDIT_URL into a location.
 
     `duckdb:///abs/audit.duckdb` is absolute (as in any URL; a fourth slash does no harm), `duckdb:rel/audit.duckdb`
-    relative to the working directory. A plain path or glob is known by its ending.
+    relative to the working directory. A plain path or glob is known by its ending. `~` is the home folder.
 
     Raises:
         ValueError: says what was expected.
@@ -275,11 +279,17 @@ def audit_location(text: str) -> AuditLocation | None:
     expected = (
         "duckdb:///absolute/path.duckdb, duckdb:relative/path.duckdb, or a path or glob that ends in "
         + ", ".join([*DATABASE_SUFFIXES, *FILE_SUFFIXES])
+        + f" (text files also with {COMPRESSED})"
     )
     scheme, colon, rest = text.partition(":")
     if colon and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
         kind = scheme.lower()
         if kind not in ("duckdb", "file", *FILE_SUFFIXES.values()):
+            if rest.startswith("//"):
+                raise ValueError(
+                    f"a path on this machine ({kind}:// is not read: copy or mount the files here, or make an external "
+                    "table of them in BigQuery)"
+                )
             raise ValueError(expected)
         if rest.startswith("//"):
             if not rest.startswith("///"):
@@ -289,12 +299,23 @@ def audit_location(text: str) -> AuditLocation | None:
             raise ValueError(expected)
         if kind == "duckdb" and Path(rest).suffix.lower() in FILE_SUFFIXES:
             raise ValueError(expected + " (leave `duckdb:` out before a file that is not a DuckDB database)")
+        rest = _at_home(rest)
         if kind != "file":
             return AuditLocation(kind, rest)
         text = rest
+    text = _at_home(text)
     suffix = Path(text).suffix.lower()
+    if suffix == COMPRESSED:
+        suffix = Path(text).with_suffix("").suffix.lower()
+        if suffix not in (".csv", ".jsonl", ".ndjson"):
+            raise ValueError(expected)
     if suffix in DATABASE_SUFFIXES:
         return AuditLocation("duckdb", text)
     if suffix in FILE_SUFFIXES:
         return AuditLocation(FILE_SUFFIXES[suffix], text)
     raise ValueError(expected)
+
+
+def _at_home(path: str) -> str:
+    """The path with the home folder for a `~` at its start; everything else stays as it is written."""
+    return os.path.expanduser(path)  # noqa: PTH111 -- pathlib would drop `./` and double slashes

@@ -152,8 +152,8 @@ class Settings:
         values.audit_location,
         "",
         "Embedded audit log: `duckdb:///path/audit.duckdb` (three slashes: absolute), `duckdb:audit.duckdb` "
-        "(relative), or a path or glob of `.parquet`, `.csv` or `.jsonl` files. Unset: `audit.duckdb` in the "
-        "working directory. Wins over BigQuery when both are set.",
+        "(relative), or a path or glob of `.parquet`, `.csv`, `.csv.gz`, `.jsonl` or `.jsonl.gz` files. Unset: "
+        "`audit.duckdb` in the working directory. Wins over BigQuery when both are set.",
     )
     audit_sample_data: str = setting(
         "AUDIT_SAMPLE_DATA",

@@ -89,6 +89,16 @@ def test_names_and_values_that_yaml_or_prometheus_would_take_otherwise_are_quote
     }  # fmt: skip
 
 
+def test_texts_that_are_all_flags_as_csv_has_them_are_a_gauge():
+    columns = [Column("at", "STRING"), Column("drift", "STRING"), Column("verdict", "STRING")]
+    rows = [{"at": "2026-01-01", "drift": "True", "verdict": "true"}, {"at": "2026-01-02", "verdict": "no"},
+            {"at": "2026-01-03", "drift": "false", "verdict": "no"}]  # fmt: skip
+    catalog = parse_catalog(draft(columns, rows, "a.b", "log"), "draft.yaml")
+    assert {metric.name: metric.type for metric in catalog.metrics} == {
+        "log_drift": "gauge", "log_verdict_total": "counter",
+    }  # fmt: skip
+
+
 def test_a_table_that_no_catalogue_can_be_made_for_says_why():
     with pytest.raises(BadData, match="No column looks like the time of a row"):
         draft([Column("day", "STRING"), Column("r2", "FLOAT64")], [{"day": "03/04/2026", "r2": 0.5}], "a.b", "log")

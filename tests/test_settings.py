@@ -165,7 +165,7 @@ BAD = [
     ("AUDIT_MAX_BYTES_BILLED", "1GB", "a number of bytes from 10485760 to 1125899906842624"),
     ("AIRFLOW_BASE_URL", "airflow:8080", "http://host:port or https://host/path"),
     ("AIRFLOW_BASE_URL", "http://host:port", "http://host:port or https://host/path"),
-    ("AIRFLOW_BASE_URL", "http://host/?a=b", "http://host:port or https://host/path"),
+    ("AIRFLOW_BASE_URL", "http://host/#a=b", "http://host:port or https://host/path"),
     ("AIRFLOW_BASE_URL", "http://[::1", "http://host:port or https://host/path"),
     ("AIRFLOW_API", "v3", "one of auto, v1, v2"),
     ("AIRFLOW_DAG_IDS", "a b", "DAG ids separated by commas, or * alone"),
@@ -450,6 +450,8 @@ def test_a_long_bad_value_is_cut():
         ("LOGS.CSV", "csv", "LOGS.CSV"),
         ("logs/2024-[01]?.jsonl", "jsonl", "logs/2024-[01]?.jsonl"),
         ("logs.ndjson", "jsonl", "logs.ndjson"),
+        ("logs.CSV.gz", "csv", "logs.CSV.gz"),
+        ("logs/*.jsonl.gz", "jsonl", "logs/*.jsonl.gz"),
         ("csv:exports/audit.txt", "csv", "exports/audit.txt"),
         ("parquet:///lake/audit/*", "parquet", "/lake/audit/*"),
         ("jsonl:logs", "jsonl", "logs"),
@@ -464,14 +466,39 @@ def test_audit_url_names_a_database_or_files(text: str, kind: str, path: str):
 
 @pytest.mark.parametrize(
     "text",
-    ["audit", "audit.sqlite", "s3://bucket/logs.parquet", "postgresql://host/db", "duckdb:", "duckdb:///", "file:logs"],
+    ["audit", "audit.sqlite", "s3:logs.csv", "log.parquet.gz", "log.gz", "duckdb:", "duckdb:///", "file:logs"],
 )
 def test_audit_url_says_what_it_takes(text: str):
     (problem,) = problems({"AUDIT_URL": text})
     assert problem == (
         "AUDIT_URL: expected duckdb:///absolute/path.duckdb, duckdb:relative/path.duckdb, or a path or glob that ends "
-        f"in .duckdb, .db, .parquet, .csv, .jsonl, .ndjson, not {text!r}"
+        f"in .duckdb, .db, .parquet, .csv, .jsonl, .ndjson (text files also with .gz), not {text!r}"
     )
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "https", "abfss", "postgresql"])
+def test_an_audit_url_on_another_machine_says_that_it_is_not_read_and_shows_no_signature(scheme: str):
+    (problem,) = problems({"AUDIT_URL": f"{scheme}://user:secret@bucket/log.csv?X-Amz-Signature=secret"})
+    assert problem == (
+        f"AUDIT_URL: expected a path on this machine ({scheme}:// is not read: copy or mount the files here, or make "
+        f"an external table of them in BigQuery), not '{scheme}://…@bucket/log.csv?…'"
+    )
+
+
+def test_the_query_of_a_refused_url_is_not_shown():
+    (problem,) = problems({"AIRFLOW_BASE_URL": "http://host/?token=secret"})
+    assert problem == "AIRFLOW_BASE_URL: expected http://host:port or https://host/path, not 'http://host/?…'"
+
+
+def test_a_tilde_in_audit_url_is_the_home_folder(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    for text, location in {
+        "~/logs/*.csv.gz": AuditLocation("csv", "/home/me/logs/*.csv.gz"),
+        "duckdb:~/audit.duckdb": AuditLocation("duckdb", "/home/me/audit.duckdb"),
+        "file:~/a.jsonl": AuditLocation("jsonl", "/home/me/a.jsonl"),
+        "logs/~/a.csv": AuditLocation("csv", "logs/~/a.csv"),
+    }.items():
+        assert audit_location(text) == location
 
 
 def test_audit_url_with_two_slashes_is_refused_since_a_folder_would_be_taken_for_a_host():

@@ -40,9 +40,8 @@ def errors(location: AuditLocation, stop: threading.Event | None = None, seconds
 def _said(error: Exception) -> str:
     """The part of a driver's message that says what happened, without its advice."""
     lines = str(error).splitlines() or [type(error).__name__]
-    # Of a CSV file the first line says only where; the line itself follows, then why.
-    why = [line for line in lines[1:4] if line.startswith(("Error when", "Expected", "Value"))]
-    return ": ".join([lines[0], *why]) if "CSV Error" in lines[0] else lines[0]
+    # Of a CSV file the name comes later.
+    return " ".join(line.strip() for line in lines[:6]) if "CSV" in lines[0] else lines[0]
 
 
 def _translate(location: AuditLocation, error: Exception, said: str) -> SourceError:
@@ -59,6 +58,18 @@ def _translate(location: AuditLocation, error: Exception, said: str) -> SourceEr
             f"{location.path} has a view that reads other files. Such views are not read: what they show can change, "
             "or be secret, without a sign in this file. Point AUDIT_URL at those files, or copy their rows into a "
             f"table. DuckDB said: {said[:300]}"
+        )
+    # Of these the message names the file, which may be one of many.
+    if "GZIP" in said:
+        return BadData(
+            f"{location.path} cannot be read: a gzip file is damaged, or its end is missing. If a writer is at work, "
+            f"let it write under another name and rename the file when it is whole. DuckDB said: {said[:300]}"
+        )
+    if "CSV Parser state machine" in said:
+        file = re.search(r"file = (.+?) delimiter = ", said)
+        return BadData(
+            f"{file[1] if file else location.path} cannot be read: its lines end in different ways (\\n, \\r\\n). Let "
+            "its writers end them alike; `dos2unix` repairs what is there."
         )
     if "not a valid DuckDB database" in said:
         return BadData(f"{location.path} is not a DuckDB database.")

@@ -8,20 +8,22 @@ out for longer than the query takes.
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 
-from exporter.errors import SourceUnavailable
+from exporter.errors import BadData, SourceUnavailable
 from exporter.snapshot import Reading
 from exporter.sources.audit.answer import read_rows, recompute_at
 from exporter.sources.audit.columns import Column
-from exporter.sources.audit.duckdb_access import identifier, literal, no_pattern, open_database, open_files
+from exporter.sources.audit.duckdb_access import identifier, open_database, open_files
 from exporter.sources.audit.duckdb_errors import errors
+from exporter.sources.audit.duckdb_files import lines_left_out, make_view
 from exporter.sources.audit.duckdb_init import create_sample
 from exporter.sources.audit.duckdb_types import google_type
+from exporter.sources.audit.file_heads import require_kind
 from exporter.sources.audit.files import EmbeddedLog, FoundFiles
 from exporter.sources.audit.query import SOURCE_NAME, AuditQuery, build_query
 from exporter.sources.audit.sample import SAMPLE_COMMENT
@@ -32,18 +34,6 @@ LOCK_WAIT_SECONDS: Final = 0.1
 ROWS_AT_ONCE: Final = 50
 """Rows that are turned into Python's values in one go, which lets no other thread run."""
 INTERRUPT_AGAIN_SECONDS: Final = 0.05
-
-_READERS: Final[Mapping[str, str]] = {
-    "parquet": "read_parquet({files}, union_by_name = true)",
-    "csv": "read_csv({files}, union_by_name = true, sample_size = -1)",
-    "jsonl": (
-        "read_json({files}, union_by_name = true, sample_size = -1, format = 'newline_delimited', ignore_errors = true)"
-    ),
-}
-"""How files are read. Types are guessed from all rows, as a text in a late one would otherwise fail them all. A broken
-JSON line, such as one that is being written, becomes a row without a timestamp, which is left out and noted."""
-JSON_FILES_AT_ONCE: Final = 8
-"""DuckDB sets 32 MiB aside for every JSON file that a statement reads, however small the file is."""
 
 
 class DuckDBReader:
@@ -76,10 +66,10 @@ class DuckDBReader:
         """
         with self._deadline(), errors(self._location, self._stop, self._log.timeout_seconds):
             found = found or self._look(now)
-            with self._opened(found) as connection:
+            with self._opened(found) as (connection, noted):
                 query, sample = self._query_for(connection, now, since)
                 answer = read_rows(query, _rows(connection, query))
-            notes = answer.notes
+                notes = (*answer.notes, *noted, *self._left_out(connection))
             if sample:
                 notes = ("this is sample history, not your pipeline's: set GOOGLE_CLOUD_PROJECT or AUDIT_URL", *notes)
             return Reading(
@@ -116,7 +106,7 @@ class DuckDBReader:
         with (
             self._deadline(),
             errors(self._location, self._stop, self._log.timeout_seconds),
-            self._opened(self._look(time.time())) as connection,
+            self._opened(self._look(time.time())) as (connection, _),
         ):
             query = self._query_for(connection, until)[0].history(until)
             yield query, _rows(connection, query)
@@ -127,9 +117,9 @@ class DuckDBReader:
         Raises:
             SourceError: as `read`.
         """
-        with self._deadline(), self._opened(self._log.look()) as connection:
+        with self._deadline(), self._opened(self._log.look()) as (connection, _):
             columns = self._columns(connection)[0]
-            name = f"{identifier(self._log.schema)}.{identifier(self._log.table)}"
+            name = self._name
             # Times as texts: Python's own need a package more.
             listed = ", ".join(f"CAST({identifier(c.name)} AS VARCHAR) AS {identifier(c.name)}" for c in columns)
             found = connection.execute(f"SELECT {listed} FROM {name} LIMIT {int(rows)}").fetchall()  # noqa: S608
@@ -188,17 +178,36 @@ class DuckDBReader:
         )
         return query, sample
 
+    @property
+    def _name(self) -> str:
+        """The quoted name of the table, or of the view of files."""
+        return f"{identifier(self._log.schema)}.{identifier(self._log.table)}"
+
+    def _left_out(self, connection: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+        """What the query left out of text files.
+
+        Raises:
+            BadData: everything.
+        """
+        left_out = lines_left_out(connection)
+        if left_out and not connection.execute(f"SELECT 1 FROM {self._name} LIMIT 1").fetchone():  # noqa: S608 -- quoted
+            raise BadData(f"{self._location.path} has no line that can be read: {'; '.join(left_out)}.")
+        return left_out
+
     @contextlib.contextmanager
-    def _opened(self, found: FoundFiles) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _opened(self, found: FoundFiles) -> Iterator[tuple[duckdb.DuckDBPyConnection, tuple[str, ...]]]:
+        """A connection that has the table, and notes on the files."""
         with spill_folder() as spill, contextlib.closing(self._connect(found, spill)) as connection:
             try:
                 with self._lock:
                     self._connection = connection
                 if self._stop.is_set():  # the deadline passed before there was a connection to interrupt
                     raise duckdb.InterruptException
+                notes: tuple[str, ...] = ()
                 if self._location.kind != "duckdb":
-                    _view(connection, self._location.kind, found.paths, self._log.schema, self._log.table)
-                yield connection
+                    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(self._log.schema)}")
+                    notes = make_view(connection, self._location.kind, found.paths, self._name)
+                yield connection, notes
             finally:
                 with self._lock:
                     self._connection = None
@@ -207,6 +216,7 @@ class DuckDBReader:
         """Open the file, waiting for a writer that has it locked for as long as the deadline allows."""
         if self._location.kind != "duckdb":
             return open_files(found.paths, spill)
+        require_kind(self._location.kind, found.paths[0])
         while True:
             try:
                 return open_database(self._location.path, spill)
@@ -236,38 +246,6 @@ class DuckDBReader:
             [self._log.schema, self._log.table],
         ).fetchone()
         return [Column(name, google_type(kind)) for name, kind in found], comment == (SAMPLE_COMMENT,)
-
-
-def _view(connection: duckdb.DuckDBPyConnection, kind: str, files: Sequence[Path], schema: str, table: str) -> None:
-    """Make the files look like the catalogue's table. Columns may differ between files; absent ones are NULL."""
-    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)}")
-    log_rows = _json_rows(connection, files) if kind == "jsonl" else f"SELECT * FROM {_reader(kind, files)}"  # noqa: S608
-    connection.execute(f"CREATE VIEW {identifier(schema)}.{identifier(table)} AS {log_rows}")
-
-
-def _reader(kind: str, files: Sequence[Path]) -> str:
-    return _READERS[kind].format(files="[" + ", ".join(literal(no_pattern(file)) for file in files) + "]")
-
-
-def _json_rows(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> str:
-    """Take the files in, a few at a time, and give a SELECT of all their rows.
-
-    A column that never held a value, or held values of several types, is read as text.
-    """
-    parts = []
-    for start in range(0, len(files), JSON_FILES_AT_ONCE):
-        part = f"part{start}"
-        reader = _reader("jsonl", files[start : start + JSON_FILES_AT_ONCE])
-        connection.execute(f"CREATE TEMP TABLE {part} AS SELECT * FROM {reader}")  # noqa: S608
-        parts.append(f"SELECT * FROM {part}")  # noqa: S608
-    rows = " UNION ALL BY NAME ".join(parts)
-    as_text = [
-        (f"{identifier(name)} ->> '$'" if kind == "JSON" else f"CAST({identifier(name)} AS VARCHAR)", identifier(name))
-        for name, kind, *_ in connection.execute(f"DESCRIBE {rows}").fetchall()
-        if kind in ("JSON", '"NULL"')
-    ]
-    replaced = ", ".join(f"{expression} AS {name}" for expression, name in as_text)
-    return f"SELECT *{f' REPLACE ({replaced})' if replaced else ''} FROM ({rows})"  # noqa: S608
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: AuditQuery) -> Iterator[Mapping[str, Any]]:

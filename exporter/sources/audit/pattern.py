@@ -24,8 +24,8 @@ def matching(pattern: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """The regular files that a pattern matches, sorted by path, with what `stat` says of them.
 
     `*`, `?` and `[…]` match within a name, `**` any number of folders; names that begin with a dot are matched only by
-    a part that begins with one. Links are followed, but no folder is gone through twice for one `**`, and of a file
-    with several names the first is taken.
+    a part that begins with one. A part with brackets that is the name of a file or folder is just that. Links are
+    followed, but no folder is gone through twice for one `**`, and of a file with several names the first is taken.
 
     Raises:
         TooMuchToSearch: the bounds were passed.
@@ -59,7 +59,7 @@ class _Search:
         if first == "**":
             for each in self._folders(folder):
                 yield from self.below(each, rest or ("*",))
-        elif not any(mark in first for mark in "*?["):
+        elif not any(mark in first for mark in "*?[") or ("[" in first and os.path.lexists(folder / first)):
             if (folder / first).exists():
                 yield from self.below(folder / first, rest)
         else:

@@ -62,7 +62,7 @@ def test_no_matching_file_and_files_that_cannot_be_read(tmp_path: Path):
             source_for(tmp_path / name).read(None)
         assert caught.value.reason == "not_found"
     (tmp_path / "bad.parquet").write_text("junk")
-    with pytest.raises(BadData, match=r"bad\.parquet cannot be read"):
+    with pytest.raises(BadData, match=r"bad\.parquet is no whole Parquet file: it is damaged"):
         source_for(tmp_path / "bad.parquet").read(None)
 
 
