@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIN := bin/pip-compile --upgrade --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links --annotation-style=line
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-stack lint format docs engines bench dist pin clean
+.PHONY: help run demo test test-stack mutants lint format docs engines bench dist pin clean
 
 help: ## Show this list
 	@echo "usage: make TARGET"; echo
@@ -28,6 +28,9 @@ test: $(VENV)/.dev ## Run all tests; those that need a real engine are skipped w
 
 test-stack: $(VENV)/.dev ## Start the compose stack in a Docker engine of its own and use it (needs root; see docs/compose.md)
 	$(BIN)/python -m tests.stack $(ARGS)
+
+mutants: $(VENV)/.dev ## Put small faults into one module and see its tests notice (MODULE=exporter/schedule.py; without it, a list)
+	@nice $(BIN)/python scripts/mutants.py $(MODULE)
 
 lint: $(VENV)/.dev ## Check types, style and formatting
 	$(BIN)/mypy
@@ -65,7 +68,7 @@ pin: ## Pin every requirements.txt anew, from pyproject.toml or its .in file
 	rm -rf $(VENV)-pin
 
 clean: ## Remove the environments and caches (not audit.duckdb, not exporter-state)
-	rm -rf $(VENV) $(VENV)-regmodel dist build .demo .engines .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-regmodel dist build .demo .engines .mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 define need_python
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or later is needed (set PYTHON=/path/to/python)"; exit 1; }

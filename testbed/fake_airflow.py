@@ -55,6 +55,7 @@ class FakeAirflow:
     Attributes:
         now: the server's clock; stands in its Date headers.
         page_cap: rows that any list gives at most, whatever is asked for.
+        count_cap: where it stops counting how many rows match.
         token_seconds: how long a token lives (v2).
         forbidden: paths (regular expression) that answer 403.
         sorted_by_end: all runs and tasks have ended, and are in that order: makes large lists fast.
@@ -64,6 +65,7 @@ class FakeAirflow:
     prefix: str = ""
     now: float = NOW
     page_cap: int = 10**6
+    count_cap: int = 10**6
     token_seconds: float = 86400.0
     forbidden: str | None = None
     sorted_by_end: bool = False
@@ -206,7 +208,7 @@ class FakeAirflow:
         offset = body.get("page_offset", 0)
         page = found[offset : offset + min(body["page_limit"], self.page_cap)]
         shown = [{**row, "start_date": self._time(row["start"]), "end_date": self._time(row["end"])} for row in page]
-        return self._json(200, {name: shown, "total_entries": len(found)})
+        return self._json(200, {name: shown, "total_entries": min(len(found), self.count_cap)})
 
     def _xcom(self, dag_id: str, run_id: str, task_id: str, key: str) -> Reply:
         if not key:

@@ -81,8 +81,21 @@ def test_metrics_are_text_where_nothing_is_asked_for(client: AsgiClient, refresh
         assert "bike_model_r2_champion_current" in names
 
 
-@pytest.mark.parametrize("accept", [PROMETHEUS_ACCEPT, PROMETHEUS_3_ACCEPT, "application/openmetrics-text"])
-def test_metrics_are_openmetrics_where_it_is_preferred(client: AsgiClient, refresher: Refresher, accept: str):
+@pytest.mark.parametrize(
+    "accept",
+    [
+        PROMETHEUS_ACCEPT,
+        PROMETHEUS_3_ACCEPT,
+        "application/openmetrics-text",
+        "text/plain,application/openmetrics-text",
+        "application/openmetrics-text;q=0.5,text/plain;q=0.5",
+        "text/*;q=0.5, Application/OpenMetrics-Text; version=1.0.0; q=0.5",
+        "application/openmetrics-text;q=0.1,application/openmetrics-text;version=0.0.1;q=0.9,text/plain;q=0.5",
+    ],
+)
+def test_metrics_are_openmetrics_where_it_is_asked_for_no_less_than_text(
+    client: AsgiClient, refresher: Refresher, accept: str
+):
     refresher.run_once()
     answer = client.get("/metrics", headers={"Accept": accept})
     assert answer.content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -92,7 +105,15 @@ def test_metrics_are_openmetrics_where_it_is_preferred(client: AsgiClient, refre
 
 
 @pytest.mark.parametrize(
-    "accept", ["text/plain;q=1,application/openmetrics-text;q=0.5", "application/openmetrics-text;q=0", "nonsense;;;"]
+    "accept",
+    [
+        "text/plain;q=1,application/openmetrics-text;q=0.5",
+        "text/plain;q=0.51,application/openmetrics-text;q=0.5",
+        "*/*;q=0.6,application/openmetrics-text;q=0.5",
+        "application/openmetrics-text;q=0",
+        "application/openmetrics-text;q=0,text/plain;q=0",
+        "nonsense;;;",
+    ],
 )
 def test_metrics_are_text_where_openmetrics_is_not_preferred(client: AsgiClient, accept: str):
     assert client.get("/metrics", headers={"Accept": accept}).content_type.startswith("text/plain")
@@ -160,6 +181,34 @@ def test_health_before_the_first_refresh(client: AsgiClient):
     assert answer.json["status"] == "starting"
     assert client.get("/-/ready").status_code == 503
     assert client.get("/metrics").status_code == 200
+
+
+def test_ready_is_said_when_every_source_was_tried_and_not_before(catalog: Catalog, clock: Clock):
+    quick = ScriptedSource(lambda _: reading(catalog, clock))
+    slow = ScriptedSource(failing(SourceUnavailable("gone")), name="airflow")
+    slow.hang()
+    refresher = Refresher(
+        catalog,
+        [quick, slow],
+        Ledger.open(None),
+        interval=60,
+        stale_after=3600,
+        wall=clock.wall,
+        monotonic=clock.monotonic,
+    )
+    client = AsgiClient(App(refresher, catalog))
+    refresher.step()
+    refresher.wait(5)
+    clock.advance(2)
+    refresher.step()
+    assert [status.up for status in refresher.state.snapshot.statuses] == [True, None]
+    assert client.get("/-/ready").status_code == 503
+    assert (client.get("/health").status_code, client.get("/health").json["status"]) == (503, "starting")
+    slow.release()
+    turn(refresher)
+    assert client.get("/-/ready").status_code == 200
+    assert client.get("/health").json["status"] == "degraded"
+    refresher.stop()
 
 
 def test_health_when_all_is_well(client: AsgiClient, refresher: Refresher, clock: Clock):

@@ -604,6 +604,16 @@ def test_a_counter_clashes_with_a_metric_of_its_openmetrics_name():
     assert problems(HEAD + counter + other) == ["5: shop_runs: " + expected.format("shop_runs_total")]
 
 
+@pytest.mark.parametrize("other", [gauge(**HISTOGRAM, **DURATION), count(name="runs_seconds_total")])
+def test_a_creation_time_clashes_with_a_counter_of_its_name(other: str):
+    """OpenMetrics has a sample runs_seconds_created beside the others of a counter or histogram."""
+    counter = count(name="runs_seconds_created_total")
+    name = "runs_seconds_total" if "counter" in other else "runs_seconds"
+    expected = "clashes with {}: both would expose runs_seconds_created"
+    assert problems(HEAD + other + counter) == ["5: runs_seconds_created_total: " + expected.format(name)]
+    assert problems(HEAD + counter + other) == [f"5: {name}: " + expected.format("runs_seconds_created_total")]
+
+
 def test_a_metric_that_clashes_with_two_others_is_reported_for_both():
     text = gauge(name="runs_seconds_count", type="untyped") + gauge(name="runs_seconds_sum", type="untyped")
     assert problems(HEAD + text + gauge(**HISTOGRAM, **DURATION)) == [

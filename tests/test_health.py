@@ -30,6 +30,36 @@ def test_state_that_should_survive_a_restart_and_would_not_is_degraded():
     assert overall(snapshot(state_note="made anew")) == "ok"
 
 
+@pytest.mark.parametrize(
+    ("up", "status"),
+    [
+        ((True, False), "degraded"),
+        ((False, True), "degraded"),
+        ((False, False), "down"),
+        ((True, True), "ok"),
+        ((True, None), "starting"),
+        ((None, True), "starting"),
+        ((False, None), "starting"),
+    ],
+)
+def test_a_source_that_is_up_keeps_the_whole_from_being_down_though_it_has_nothing_to_show(up, status: str):
+    """Nor is the whole ready before each source was tried once."""
+    statuses = tuple(SourceStatus(name, up=one) for name, one in zip(("audit", "airflow"), up, strict=True))
+    assert overall(Snapshot(1.0, statuses, {})) == status
+
+
+def test_ages_go_on_growing_while_nobody_makes_a_new_snapshot():
+    """Those of a hung call too: it is the reason why an operator looks."""
+    hung = SourceStatus("audit", up=False, age_seconds=100.04, busy_seconds=40.0)
+    fresh = SourceStatus("airflow")
+    body = report(CATALOG, Snapshot(1.0, (hung, fresh), {}), age_seconds=7.26, uptime_seconds=0, interval=60)
+    assert body["snapshot_age_seconds"] == 7.3
+    assert body["sources"]["audit"]["age_seconds"] == 107.3
+    assert body["sources"]["audit"]["hung_call_seconds"] == 47.3
+    assert body["sources"]["airflow"]["age_seconds"] is None
+    assert "hung_call_seconds" not in body["sources"]["airflow"]
+
+
 @pytest.mark.parametrize(("folder", "status"), [(True, "degraded"), (False, "ok")])
 def test_a_folder_that_cannot_be_used_is_degraded_and_none_is_not(tmp_path: Path, folder: bool, status: str):
     clock = Clock()

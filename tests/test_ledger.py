@@ -167,13 +167,15 @@ def test_a_read_only_folder_is_a_problem_not_a_crash(tmp_path: Path, with_file: 
 def test_a_full_disk_is_a_state_error_and_passes(tmp_path: Path, full: Reading):
     ledger = Ledger.open(tmp_path)
     ledger.save_reading(full)
-    pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
-    ledger._connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLITE_FULL, as on a full disk
+    with ledger.transaction() as connection:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLITE_FULL, as on a full disk
     big = dataclasses.replace(full, notes=("x" * 50_000,) * 4)
     with pytest.raises(StateError, match="full"):
         ledger.save_reading(big)
     assert ledger.load_reading("audit", "scripted") == full
-    ledger._connection.execute("PRAGMA max_page_count = 100000")
+    with ledger.transaction() as connection:
+        connection.execute("PRAGMA max_page_count = 100000")
     ledger.save_reading(big)
     assert ledger.load_reading("audit", "scripted") == big
     ledger.close()

@@ -372,12 +372,14 @@ def test_a_kept_reading_of_another_catalogue_keeps_only_its_counters(build, cata
 def test_a_state_folder_that_fills_up_is_named_and_values_are_served_all_the_same(build, catalog, clock, tmp_path):
     ledger = Ledger.open(tmp_path / "other")
     refresher = build(ScriptedSource(lambda _: reading(catalog, clock)), on=ledger)
-    ledger._connection.execute("PRAGMA query_only = ON")  # what a full or read-only disk does: every write fails
+    with ledger.transaction() as connection:
+        pass
+    connection.execute("PRAGMA query_only = ON")  # what a full or read-only disk does: every write fails
     state = turn(refresher)
     assert value(state, R2) == 0.75
     assert value(state, "mlops_exporter_state_persistent") == 0
     assert "cannot be written" in (state.snapshot.state_problem or "")
-    ledger._connection.execute("PRAGMA query_only = OFF")
+    connection.execute("PRAGMA query_only = OFF")
     clock.advance(INTERVAL)
     assert value(turn(refresher), "mlops_exporter_state_persistent") == 1
 

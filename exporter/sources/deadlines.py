@@ -136,6 +136,7 @@ class DeadlineAdapter(HTTPAdapter):
         """Read the body piece by piece, so that neither a drip nor a flood can go on for ever."""
         pieces: list[bytes] = []
         size = 0
+        complete = False
         try:
             while piece := response.raw.read1(_CHUNK_BYTES, decode_content=True):
                 size += len(piece)
@@ -143,6 +144,7 @@ class DeadlineAdapter(HTTPAdapter):
                     raise BadData(f"The answer is longer than {self._max_body_bytes // 2**20} MiB and was cut off.")
                 pieces.append(piece)
                 self.remaining()
+            complete = True  # and its connection is back in the pool
         except urllib3.exceptions.ProtocolError as error:
             raise requests.exceptions.ChunkedEncodingError(error, request=response.request) from error
         except urllib3.exceptions.DecodeError as error:
@@ -152,9 +154,8 @@ class DeadlineAdapter(HTTPAdapter):
         except urllib3.exceptions.SSLError as error:
             raise requests.exceptions.SSLError(error, request=response.request) from error
         finally:
-            if size > self._max_body_bytes or self._interrupted:
+            if not complete:
                 response.raw.close()
-            response.raw.release_conn()
         return b"".join(pieces)
 
     def _too_late(self) -> SourceTimeout:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client.utils import floatToGoString
 
+from exporter.backfill.airflow import BEFORE_SECONDS, WINDOW_SECONDS
 from exporter.errors import SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.snapshot import HistogramSample, Reading, Sample
@@ -61,9 +62,9 @@ def fill(fake: FakeAirflow) -> list[dict[str, Any]]:
     return list(fake.runs)
 
 
-def live(url: str, ledger: Ledger, at: float) -> Shown:
+def live(url: str, ledger: Ledger, at: float, **env: str) -> Shown:
     """What the live exporter shows at a moment: what it has counted up to then."""
-    airflow = source(url, ledger, now=at, **LOOKBACK)
+    airflow = source(url, ledger, now=at, **{**LOOKBACK, **env})
     reading = airflow.read(None)
     airflow.close()
     return shown(reading)
@@ -93,7 +94,7 @@ def at(history: History, moment: float) -> Shown:
 
 
 def backfilled(
-    log: Log, proxy: FaultProxy, out: Path, state: str = "none", **request: Any
+    log: Log, proxy: FaultProxy, out: Path, state: str = "none", env: dict[str, str] | None = None, **request: Any
 ) -> tuple[History, list[str]]:
     env = {
         "AIRFLOW_BASE_URL": proxy.url,
@@ -101,6 +102,7 @@ def backfilled(
         "AIRFLOW_PASSWORD": PASSWORD,
         "EXPORTER_STATE_DIR": state,
         **LOOKBACK,
+        **(env or {}),
     }
     said = run(log.path, out, now=END, env=env, **{"step": "5m", **request})
     return read(out), said
@@ -175,6 +177,22 @@ def test_an_end_that_airflow_forgot_stays_counted(fake: FakeAirflow, proxy: Faul
     history, _ = backfilled(log, proxy, tmp_path / "out", str(tmp_path / "state"), since="45000s")
     assert at(history, END) == expected
     assert history[series][END - 600] == 30
+
+
+def test_a_run_that_ended_on_the_border_of_two_questions_is_one_run(
+    fake: FakeAirflow, proxy: FaultProxy, log: Log, tmp_path: Path
+):
+    """Airflow's answers hold both ends of the time that is asked for."""
+    borders = [END - 3600 - BEFORE_SECONDS + number * WINDOW_SECONDS for number in range(5)]
+    for number, end in enumerate([*borders, END]):
+        fake.run(FETCH, f"r{number}", "failed", start=end - 40, end=end)
+    expected = live(proxy.url, Ledger.open(None), END, AIRFLOW_LOOKBACK_DAYS="60")
+    series = "airflow_dag_runs_total", (("dag_id", FETCH), ("state", "failed"))
+    assert expected[series] == 6
+    history, said = backfilled(log, proxy, tmp_path / "out", since="1h", env={"AIRFLOW_LOOKBACK_DAYS": "60"})
+    assert at(history, END) == expected
+    assert history[series][END - 300] == 5
+    assert "Read 1 finished runs from Airflow, which may have deleted older ones." in said
 
 
 def test_what_is_left_out_is_said(fake: FakeAirflow, proxy: FaultProxy, log: Log, tmp_path: Path):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from exporter.choice import choose
 from exporter.errors import ConfigError, OutputError, SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.snapshot import Sample, Snapshot, SourceStatus, Totals
+from exporter.state_file import FILE_NAME, SCHEMA_VERSION
 from tests.backfill.history import NOW, History, read, run
 from tests.sources.audit.duckdb_log import CATALOG, DAY, Log, source_for
 from tests.sources.audit.test_properties import COLUMNS, ROWS, comparable
@@ -158,6 +160,23 @@ def test_a_damaged_state_file_is_a_warning(log: Log, tmp_path: Path):
     said = run(log.path, tmp_path / "out", env={"EXPORTER_STATE_DIR": str(tmp_path / "state")}, step="5m")
     assert said[0].startswith("warning: the exporter's state cannot be read")
     assert values(read(tmp_path / "out"), deployments("deploy"), 0) == [1]
+
+
+@pytest.mark.parametrize("version", [SCHEMA_VERSION - 1, SCHEMA_VERSION + 1])
+def test_a_state_file_of_another_version_is_a_warning_and_left_as_it_is(log: Log, tmp_path: Path, version: int):
+    log.add([{"at": NOW - DAY, "deployment_decision": "deploy"}])
+    Ledger.open(tmp_path / "state").close()
+    path = tmp_path / "state" / FILE_NAME
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    before = path.read_bytes()
+    said = run(log.path, tmp_path / "out", env={"EXPORTER_STATE_DIR": str(tmp_path / "state")}, since="1h", step="5m")
+    assert said[0] == (
+        f"warning: the exporter's state cannot be read (written with schema {version}, this version reads "
+        f"{SCHEMA_VERSION}): counters may not join the live ones."
+    )
+    assert values(read(tmp_path / "out"), deployments("deploy"), 0) == [1]
+    assert path.read_bytes() == before
 
 
 def test_what_is_not_backfilled_is_said_with_the_reason(tmp_path: Path):

@@ -10,7 +10,7 @@ from typing import Final
 
 from exporter.sources.airflow.api import AirflowApi
 from exporter.sources.airflow.counted import RUN, DagMark
-from exporter.sources.airflow.records import PAGE_ROWS, DagRun, Page
+from exporter.sources.airflow.records import PAGE_ROWS, Page
 from exporter.sources.airflow.totals import OVERLAP_SECONDS, Event, Totals
 
 LEAST_WINDOW_SECONDS: Final = 0.001
@@ -84,15 +84,6 @@ def catch_up(
             if span is not None:
                 span *= min(FULLNESS * PAGE_ROWS / max(page.listed, 1), 10.0)
     return new
-
-
-def active_seconds(running: Collection[DagRun], dag_ids: Collection[str], now: float) -> dict[str, float]:
-    """By DAG, the age of its oldest running run, 0 when none is running. Runs without a start have just begun."""
-    ages = dict.fromkeys(dag_ids, 0.0)
-    for run in running:
-        if run.dag_id in ages and run.start is not None:
-            ages[run.dag_id] = max(ages[run.dag_id], now - run.start)
-    return ages
 
 
 def _ask(api: AirflowApi, kind: str, ids: Collection[str], since: float, until: float | None) -> Page[Event]:

@@ -1,6 +1,7 @@
 """The files of the embedded log: which are read, what is wrong with them, writers in other processes, deadlines."""
 
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -127,9 +128,9 @@ def test_missing_corrupt_and_foreign_database_files(tmp_path: Path):
 def test_a_damaged_database_is_an_error_not_a_crash(log: Log):
     log.run("CHECKPOINT")
     content = bytearray(log.path.read_bytes())
-    content[4096:20_000] = os.urandom(20_000 - 4096)
+    content[4096:20_000] = random.Random(4).randbytes(20_000 - 4096)
     log.path.write_bytes(content)
-    with pytest.raises((BadData, SourceUnavailable)):
+    with pytest.raises(BadData, match="cannot be read: Corrupt database file"):
         source_for(log.path).read(None)
 
 
@@ -206,7 +207,8 @@ def test_a_writer_can_write_right_after_a_read(log: Log):
     for _ in range(5):
         source.read(None)
         code = "import duckdb, sys; duckdb.connect(sys.argv[1]).execute('CREATE OR REPLACE TABLE other (a INTEGER)')"
-        subprocess.run([sys.executable, "-c", code, str(log.path)], check=True, timeout=30)
+        wrote = subprocess.run([sys.executable, "-c", code, str(log.path)], check=False, timeout=30)
+        assert wrote.returncode == 0
 
 
 def test_a_write_ahead_log_left_by_a_killed_writer_is_read(log: Log, writer):

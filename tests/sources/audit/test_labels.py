@@ -169,6 +169,21 @@ def test_beyond_the_cap_the_newest_models_win_and_the_rest_is_counted(log: Log):
     assert exposed(reading, catalogue()).value("mlops_exporter_series_dropped") == 20
 
 
+def test_models_of_equal_age_are_cut_in_the_order_of_their_names(log: Log):
+    """Or others would be shown after each refresh, and dashboards would flicker."""
+    log.add([row(name, r2=0.5) for name in ("m7", "m3", "m9", "m1", "m8", "m2", "m6", "m0", "m5", "m4")])
+    reading = read(log, EXPORTER_MAX_SERIES=str(3 * SERIES_OF_A_MODEL))
+    assert list(values(reading, "shop_r2")) == [("m0",), ("m1",), ("m2",)]
+
+
+def test_a_cap_below_one_label_set_still_shows_the_newest_one(log: Log):
+    log.add([row("old", 2, r2=0.5), row("new", 1, r2=0.6)])
+    reading = read(log, EXPORTER_MAX_SERIES="1")
+    assert values(reading, "shop_r2") == {("new",): 0.6}
+    assert reading.facts["label_sets"] == 1
+    assert any("1 of 2 label sets" in note for note in reading.notes)
+
+
 def test_another_cap_is_asked_for_at_once_though_the_file_is_the_same(log: Log):
     log.add([row(f"model-{days}", days, r2=0.5) for days in range(1, 6)])
     few = source_for(log.path, catalogue(), EXPORTER_MAX_SERIES="5").read(None)

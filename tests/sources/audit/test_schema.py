@@ -97,11 +97,35 @@ def test_the_columns_types_are_those_that_the_catalogue_reads(timestamp: str, ki
     }  # fmt: skip
 
 
+def test_a_sentinel_says_nothing_of_a_column_whose_type_is_known():
+    """What it compares with is a number, and the column that it names may be a text that holds one, or a flag."""
+    text = """
+version: 1
+audit: {table: a.b, timestamp: at, missing: [{verdict: -1, drifted: 0, live: 0, mae: 999}]}
+metrics:
+  - {name: shop_r2, type: gauge, help: R2., from: [{audit: {column: r2, where: {live: true}}}]}
+  - name: shop_total
+    type: counter
+    help: Releases.
+    labels: [decision]
+    from: [{audit: {count: verdict, values: {yes: GO}}}]
+  - name: shop_drifts_total
+    type: counter
+    help: Drifts.
+    labels: [drift]
+    from: [{audit: {count: drifted, values: {yes: true}}}]
+"""
+    columns = {column.name: column.type for column in table_columns(parse_catalog(text, "c"))}
+    assert columns == {
+        "at": "TIMESTAMP", "r2": "FLOAT64", "live": "BOOL", "verdict": "STRING", "drifted": "BOOL", "mae": "FLOAT64",
+    }  # fmt: skip
+
+
 def test_a_tables_columns_are_compared_whatever_their_case():
-    wanted = (TableColumn("a", "INT64", ""), TableColumn("B", "STRING", ""), TableColumn("c", "BOOL", ""))
+    wanted = (TableColumn("a", "INT64", ""), TableColumn("B", "STRING", ""), TableColumn("C", "BOOL", ""))
     assert compare(wanted, {"b": "STRING", "c": "INT64"}) == (
         [wanted[0]],
-        ("column c is INT64, expected BOOL",),
+        ("column C is INT64, expected BOOL",),
     )
 
 

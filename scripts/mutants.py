@@ -1,0 +1,110 @@
+"""Mutation testing of one module: small faults are put into it, one at a time, and its tests have to notice them.
+
+    make mutants MODULE=exporter/schedule.py        (or `python scripts/mutants.py exporter/schedule.py`)
+    make mutants                                    lists the modules, with the tests that are run for each
+
+mutmut makes the faults and runs the tests, in a copy of the sources under .mutants/. It leaves alone what has a
+decorator (properties, context managers) and what stands outside of functions (constants, SQL, patterns). Results, with
+the survivors that change nothing that anybody could see, are in docs/testing.md.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+WORK: Final = ROOT / ".mutants"
+LINKED: Final = ("exporter", "docker", "grafana", "testbed", "tests", "scripts", "docs", "prometheus.yml", "README.md")
+"""What the copy is made of."""
+CONFIG: Final = """
+[tool.mutmut]
+source_paths = [{sources}]
+only_mutate = ["{module}"]
+also_copy = [{linked}]
+pytest_add_cli_args = ["-p", "no:cacheprovider", "--hypothesis-seed=0"]
+pytest_add_cli_args_test_selection = [{tests}]
+do_not_mutate_patterns = ['^\\s*(log\\.\\w+\\(|assert )']
+process_isolation = "forkserver"
+timeout_constant = 10.0
+"""
+"""Lines that log are left alone: what a log says is tested where somebody relies on it."""
+AIRFLOW: Final = "tests/sources/airflow"
+AUDIT: Final = "tests/sources/audit"
+TESTS: Final[dict[str, tuple[str, ...]]] = {
+    "exporter/schedule.py": ("tests/test_schedule.py",),
+    "exporter/counters.py": ("tests/test_counters.py",),
+    "exporter/choice.py": ("tests/test_choice.py",),
+    "exporter/health.py": ("tests/test_health.py", "tests/test_app.py"),
+    "exporter/source_state.py": ("tests/test_source_state.py", "tests/test_refresh.py"),
+    "exporter/source_thread.py": ("tests/test_source_state.py", "tests/test_refresh.py"),
+    "exporter/guard.py": ("tests/test_refresh.py",),
+    "exporter/refresh.py": ("tests/test_source_state.py", "tests/test_refresh.py", "tests/test_takeover.py"),
+    "exporter/ledger.py": ("tests/test_ledger.py", "tests/test_state_file.py"),
+    "exporter/state_file.py": ("tests/test_state_file.py", "tests/test_ledger.py"),
+    "exporter/sources/boundary.py": ("tests/sources/test_boundary.py",),
+    "exporter/sources/deadlines.py": ("tests/sources/test_connections.py", "tests/sources/test_deadlines.py"),
+    "exporter/sources/airflow/records.py": (f"{AIRFLOW}/test_api.py", f"{AIRFLOW}/test_limits.py"),
+    "exporter/sources/airflow/windows.py": (f"{AIRFLOW}/test_limits.py", f"{AIRFLOW}/test_windows.py"),
+    "exporter/sources/airflow/watched.py": (f"{AIRFLOW}/test_limits.py", f"{AIRFLOW}/test_source.py"),
+    "exporter/sources/airflow/totals.py": (f"{AIRFLOW}/test_totals.py", f"{AIRFLOW}/test_source.py"),
+    "exporter/sources/airflow/xcom_fetch.py": (f"{AIRFLOW}/test_xcom_fetch.py", f"{AIRFLOW}/test_limits.py"),
+    "exporter/sources/airflow/xcom_value.py": (f"{AIRFLOW}/test_xcom_value.py",),
+    "exporter/sources/airflow/session.py": (f"{AIRFLOW}/test_session.py", f"{AIRFLOW}/test_limits.py"),
+    "exporter/sources/airflow/source.py": (f"{AIRFLOW}/test_source.py", f"{AIRFLOW}/test_limits.py"),
+    "exporter/sources/audit/answer.py": (f"{AUDIT}/test_answer.py", f"{AUDIT}/test_labels.py"),
+    "exporter/sources/audit/schema.py": (f"{AUDIT}/test_schema.py",),
+    "exporter/sources/audit/query.py": (f"{AUDIT}/test_query.py", f"{AUDIT}/test_labels.py", f"{AUDIT}/test_duckdb.py"),
+    "docker/airflow/dags/bike_pipeline/decision.py": ("tests/pipeline/test_decision.py",),
+    "docker/airflow/dags/bike_pipeline/drift.py": ("tests/pipeline/test_drift.py",),
+}
+"""The modules that hold promises, and the tests that are to notice a fault in each: fast ones, through public names."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one module's mutants and print the survivors; without a module, list the modules."""
+    if len(arguments) != 1 or arguments[0] not in TESTS:
+        for module, tests in TESTS.items():
+            print(f"{module:48} {' '.join(tests)}")
+        return int(bool(arguments and arguments[0]))
+    module = arguments[0]
+    folder = _folder(module)
+    mutmut = [sys.executable, "-m", "mutmut"]
+    ended = subprocess.run([*mutmut, "run", "--max-children", str(os.cpu_count() or 2)], cwd=folder, check=False)
+    if ended.returncode:
+        return ended.returncode
+    subprocess.run([*mutmut, "export-cicd-stats"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    counts = json.loads((folder / "mutants" / "mutmut-cicd-stats.json").read_text())
+    listed = subprocess.run([*mutmut, "results"], cwd=folder, check=True, capture_output=True, text=True).stdout
+    for name, _, state in (line.strip().partition(": ") for line in listed.splitlines()):
+        if state:
+            shown = subprocess.run([*mutmut, "show", name], cwd=folder, check=True, capture_output=True, text=True)
+            print(f"\n{state}: {name}\n" + "\n".join(shown.stdout.splitlines()[3:]))
+    print(f"\n{module}: {counts}")
+    return 0
+
+
+def _folder(module: str) -> Path:
+    """A fresh folder with links to the sources and mutmut's configuration for the module."""
+    folder = WORK / module.replace("/", "-").removesuffix(".py")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in LINKED:
+        (folder / name).symlink_to(ROOT / name)
+    source = module.partition("/")[0]
+    config = CONFIG.format(
+        sources=f'"{source}"',
+        module=module,
+        linked=", ".join(f'"{name}"' for name in LINKED if name != source),
+        tests=", ".join(f'"{test}"' for test in TESTS[module]),
+    )
+    (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + config)
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,215 @@
+"""One source in the refresh loop: its deadline and grace, its thread's end, the stop, and a kept reading's age."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import current_thread
+
+import pytest
+
+from exporter.catalog import Catalog
+from exporter.catalog_parser import load_catalog
+from exporter.errors import SourceUnavailable
+from exporter.ledger import Ledger
+from exporter.refresh import Refresher
+from exporter.snapshot import SourceStatus
+from exporter.source_state import GRACE_SECONDS
+from testbed.scripted import Clock, ScriptedSource, failing, reading, turn
+
+R2 = "bike_model_r2_champion_current"
+INTERVAL = 60.0
+STALE = 3600.0
+Build = Callable[..., Refresher]
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load_catalog()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def build(catalog: Catalog, clock: Clock) -> Iterator[Build]:
+    made: list[Refresher] = []
+
+    def make(
+        *sources: ScriptedSource, ledger: Ledger | None = None, monotonic: Callable[[], float] = clock.monotonic
+    ) -> Refresher:
+        refresher = Refresher(
+            catalog,
+            sources,
+            ledger or Ledger.open(None),
+            interval=INTERVAL,
+            stale_after=STALE,
+            wall=clock.wall,
+            monotonic=monotonic,
+            jitter=lambda: 0.0,
+        )
+        made.append(refresher)
+        return refresher
+
+    yield make
+    for refresher in made:
+        refresher.stop()
+
+
+@pytest.fixture
+def hung(catalog: Catalog, clock: Clock) -> Iterator[ScriptedSource]:
+    """A source whose call neither answers nor can be interrupted."""
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    source.hang(interruptible=False)
+    yield source
+    source.release()
+
+
+def status(refresher: Refresher, number: int = 0) -> SourceStatus:
+    return refresher.state.snapshot.statuses[number]
+
+
+# -- the deadline ------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_may_end_by_itself_for_a_moment_after_its_deadline(build: Build, hung: ScriptedSource, clock: Clock):
+    """The source's own deadline gives the better error, so the loop waits for it a little longer."""
+    refresher = build(hung)
+    refresher.step()
+    clock.advance(hung.timeout_seconds + GRACE_SECONDS)
+    assert refresher.step() > 0
+    assert status(refresher).up is None
+    clock.advance(0.002)
+    refresher.step()
+    assert (status(refresher).up, status(refresher).reason) == (False, "timeout")
+
+
+def test_the_loop_wakes_up_when_the_grace_has_ended(build: Build, hung: ScriptedSource, clock: Clock):
+    refresher = build(hung)
+    wait = refresher.step()
+    assert wait == pytest.approx(hung.timeout_seconds + GRACE_SECONDS, abs=0.01)
+    clock.advance(wait)
+    refresher.step()
+    assert status(refresher).up is False
+
+
+def test_a_hung_call_is_one_failure_an_interval_and_says_for_how_long_it_hangs(
+    build: Build, hung: ScriptedSource, clock: Clock
+):
+    hung.release()
+    refresher = build(hung)
+    turn(refresher)
+    hung.hang(interruptible=False)
+    clock.advance(INTERVAL)
+    refresher.step()
+    clock.advance(hung.timeout_seconds + GRACE_SECONDS + 1)
+    refresher.step()
+    assert status(refresher).busy_seconds == 36.0
+    assert "36 s ago" in (status(refresher).error or "")
+    for _ in range(10):
+        clock.advance(INTERVAL / 2)
+        refresher.step()
+    assert status(refresher).failures == {"timeout": 1 + 5}
+    assert status(refresher).refreshes == 1 + 1 + 5
+
+
+def test_a_call_that_is_not_late_is_not_said_to_hang(build: Build, hung: ScriptedSource, clock: Clock):
+    refresher = build(hung)
+    refresher.step()
+    clock.advance(10)
+    refresher.step()
+    assert status(refresher).busy_seconds is None
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_sources_thread_that_dies_is_a_failure_of_its_source_and_made_anew(
+    build: Build, catalog: Catalog, clock: Clock
+):
+    """A thread has no business dying; if one does, its source must not be up for ever with what it read last."""
+    dying = [False]
+
+    def monotonic() -> float:
+        if dying[0] and current_thread().name == "source-audit":
+            raise SystemExit("outside of everything that is caught")
+        return clock.monotonic()
+
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    other = ScriptedSource(lambda _: reading(catalog, clock, source="airflow"), name="airflow")
+    refresher = build(source, other, monotonic=monotonic)
+    turn(refresher)
+    turn(refresher)
+    dying[0] = True
+    clock.advance(INTERVAL)
+    refresher.step()
+    for _ in range(1000):
+        if status(refresher).up is False:
+            break
+        refresher.wait(0.01)
+        clock.advance(2)
+        refresher.step()
+    assert (status(refresher).up, status(refresher).error) == (False, "What source audit answered got lost.")
+    assert status(refresher, 1).up
+    dying[0] = False
+    asked = source.asked
+    clock.advance(INTERVAL)
+    turn(refresher)
+    assert status(refresher).up
+    assert source.asked == asked + 1
+
+
+def test_at_the_stop_no_source_is_closed_while_its_call_goes_on(
+    build: Build, hung: ScriptedSource, catalog: Catalog, clock: Clock
+):
+    """Closing connections under a call that uses them is a crash in somebody's C code."""
+    idle = ScriptedSource(lambda _: reading(catalog, clock, source="airflow"), name="airflow")
+    refresher = build(hung, idle)
+    refresher.step()
+    assert hung.entered.wait(5)
+    assert idle.entered.wait(5)
+    refresher.stop(timeout=0.0)
+    assert not hung.closed
+    hung.release()
+    refresher.stop(timeout=30.0)
+    assert hung.closed
+    assert idle.closed
+
+
+# -- the kept reading --------------------------------------------------------------------------------------------------
+
+
+def test_a_kept_reading_from_the_future_is_new_and_no_younger_than_that(
+    build: Build, catalog: Catalog, clock: Clock, tmp_path: Path
+):
+    """The clock stood ten days ahead when it was read. It must not be shown ten days longer than others."""
+    ledger = Ledger.open(tmp_path)
+    clock.wall_now += 10 * 86400
+    ledger.save_reading(reading(catalog, clock))
+    clock.wall_now -= 10 * 86400
+    refresher = build(ScriptedSource(failing(SourceUnavailable("gone"))), ledger=ledger)
+    assert status(refresher).age_seconds == 0
+    clock.advance(STALE)
+    assert "audit" in turn(refresher).snapshot.readings
+    clock.advance(1)
+    assert "audit" not in turn(refresher).snapshot.readings
+
+
+def test_the_same_goes_for_one_that_is_taken_over_while_running(
+    build: Build, catalog: Catalog, clock: Clock, tmp_path: Path
+):
+    holder = Ledger.open(tmp_path)
+    follower = Ledger.open(tmp_path)
+    refresher = build(ScriptedSource(failing(SourceUnavailable("gone"))), ledger=follower)
+    turn(refresher)
+    clock.wall_now += 10 * 86400
+    holder.save_reading(reading(catalog, clock))
+    clock.wall_now -= 10 * 86400
+    holder.close()
+    clock.advance(INTERVAL)
+    turn(refresher)
+    clock.advance(STALE)
+    assert "audit" in turn(refresher).snapshot.readings
+    clock.advance(1)
+    assert "audit" not in turn(refresher).snapshot.readings
