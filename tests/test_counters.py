@@ -6,7 +6,7 @@ from pathlib import Path
 from exporter import counters
 from exporter.counters import merged, newest_counted, recounted
 from exporter.ledger import Ledger
-from exporter.snapshot import Grid, Labels, Observation, Reading
+from exporter.snapshot import Grid, Labels, Observation, Reading, Totals
 
 NAME = "shop_releases_total"
 COUNTERS = {NAME: ("model", "decision")}
@@ -140,6 +140,38 @@ def test_of_two_exporters_counts_of_one_log_the_larger_go_on():
     assert both.sets[:2] == one.sets
     assert merged(one, None) == merged(None, one) == one
     assert merged(None, None) is None
+
+
+def test_two_exporters_that_counted_nothing_in_common_make_up_nothing():
+    stop: Labels = (("decision", "stop"),)
+    one = Totals(None, ((("model", "a"),),), {(NAME, GO): array("d", [2.0])})
+    other = Totals(None, ((("model", "b"),),), {(NAME, stop): array("d", [0.0])})
+    both = merged(one, other)
+    assert both is not None
+    assert (both.newest, both.sets) == (None, (*one.sets, *other.sets))
+    assert {key: list(values) for key, values in both.columns.items()} == {(NAME, GO): [2, 0], (NAME, stop): [0, 0]}
+
+
+def test_counters_of_several_labels_go_on_each_by_itself_and_one_note_names_all():
+    names = {"shop_releases_total": ("model", "region", "decision"), "shop_trainings_total": ("model", "region", "ok")}
+    sets: tuple[Labels, ...] = ((("model", "a"), ("region", "eu")), (("model", "a"), ("region", "us")))
+
+    def asked(at: float, rows: list[float], newer: list[float]) -> Reading:
+        made = Observation(Grid(sets, ((GO, array("d", rows)),)), at, (array("d", newer),))
+        known = dict.fromkeys(names, made)
+        return Reading("audit", "i", "c", at, at, "t", known, notes=("3 rows have no time",))
+
+    first = recounted(asked(1, [5, 7], [5, 7]), None, names)
+    second = recounted(asked(2, [2, 8], [0, 1]), first, names)
+    for name in names:
+        assert [sample.value for sample in second.observations[name].samples] == [5, 8]  # type: ignore[union-attr]
+        assert second.observations[name].newer is None, "it is counted"
+    assert first.notes == ("3 rows have no time",)
+    assert second.notes == (
+        "3 rows have no time",
+        "rows that were counted are gone from the log: shop_releases_total, shop_trainings_total went on from what was "
+        "shown, as counters do",
+    )
 
 
 def test_a_confirmed_reading_is_not_counted_twice():

@@ -3,14 +3,16 @@
 import dataclasses
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from exporter.catalog_parser import load_catalog
-from exporter.health import overall, report
+from exporter import __version__
+from exporter.catalog_parser import load_catalog, parse_catalog
+from exporter.health import overall, report, without_details
 from exporter.ledger import FILE_NAME, Ledger
 from exporter.refresh import Refresher
-from exporter.snapshot import Snapshot, SourceStatus
+from exporter.snapshot import Gap, Observation, Reading, Sample, Snapshot, SourceStatus
 from testbed.fake_airflow import DAGS, NOW, FakeAirflow, source
 from testbed.faults import FaultProxy
 from testbed.scripted import Clock, ScriptedSource, reading, turn
@@ -58,6 +60,119 @@ def test_ages_go_on_growing_while_nobody_makes_a_new_snapshot():
     assert body["sources"]["audit"]["hung_call_seconds"] == 47.3
     assert body["sources"]["airflow"]["age_seconds"] is None
     assert "hung_call_seconds" not in body["sources"]["airflow"]
+
+
+SMALL = parse_catalog(
+    """
+version: 1
+audit: {table: a.b, timestamp: at}
+metrics:
+  - {name: shown, type: gauge, help: h, from: [{audit: a}]}
+  - {name: missing, type: gauge, help: h, from: [{audit: b}, {xcom: {dag: d, task: t, key: k}}]}
+  - {name: empty, type: gauge, help: h, from: [{audit: c}]}
+  - {name: alias, type: gauge, help: h, alias_of: empty}
+  - {name: fallback, type: gauge, help: h, from: [{xcom: {dag: d, task: t, key: l}}]}
+""",
+    "small.yaml",
+)
+
+
+def test_the_whole_report():
+    found = Reading(
+        "audit", "i", "c", 1.0, 1.0, None,
+        {"shown": Observation((Sample((), 1.0),), 1.0)},
+        gaps=(Gap("missing", "the table has no column b"),),
+        notes=("1 row is odd",),
+        facts={"engine": "duckdb", "last_record_at": 1_700_000_000.0, "rows": 4},
+    )  # fmt: skip
+    up = SourceStatus(
+        "audit", up=True, last_success_at=1_700_000_060.0, age_seconds=1.26, refreshes=7, failures={"auth": 2},
+        duration_seconds=0.12345,
+    )  # fmt: skip
+    down = SourceStatus("airflow", up=False, error="gone", reason="unavailable")
+    state = {"state_problem": "full", "state_wanted": True, "state_note": "made anew", "bugs": {"a step": "a bug"}}
+    made = Snapshot(1.0, (up, down), {"audit": found}, **state)  # type: ignore[arg-type]
+    nothing = "no reading that is good to show"
+    empty = {
+        "up": False, "last_success": None, "age_seconds": None, "last_error": "gone",
+        "last_error_reason": "unavailable", "held": False, "refreshes": 0, "failures": {}, "last_refresh_seconds": None,
+        "notes": [], "serves": [],
+    }  # fmt: skip
+    assert report(SMALL, made, age_seconds=2.04, uptime_seconds=3.06, interval=60.0) == {
+        "status": "degraded",
+        "snapshot_age_seconds": 2.0,
+        "version": __version__,
+        "uptime_seconds": 3.1,
+        "refresh_interval_seconds": 60.0,
+        "sources": {
+            "audit": {
+                "up": True,
+                "last_success": "2023-11-14T22:14:20Z",
+                "age_seconds": 3.3,
+                "last_error": None,
+                "last_error_reason": None,
+                "held": False,
+                "refreshes": 7,
+                "failures": {"auth": 2},
+                "last_refresh_seconds": 0.123,
+                "engine": "duckdb",
+                "rows": 4,
+                "last_record": "2023-11-14T22:13:20Z",
+                "notes": ["1 row is odd"],
+                "serves": ["shown"],
+            },
+            "airflow": empty,
+        },
+        "metrics_without_value": {
+            "missing": f"audit: the table has no column b; airflow: {nothing}",
+            "empty": "audit: no value yet",
+            "alias": "alias of empty",
+            "fallback": f"airflow: {nothing}",
+        },
+        "bugs": {"a step": "a bug"},
+        "state": {"survives_restart": False, "problem": "full", "note": "made anew"},
+    }
+    late = report(SMALL, made, age_seconds=2.0, uptime_seconds=3.0, interval=60.0, too_old=True)
+    assert late["status"] == "down"
+    alone = report(SMALL, Snapshot(1.0, (up,), {"audit": found}), age_seconds=0, uptime_seconds=0, interval=60.0)
+    assert alone["metrics_without_value"]["fallback"] == "airflow: not configured"
+    assert alone["state"] == {"survives_restart": True, "problem": None, "note": None}
+
+
+def test_a_log_without_a_row_has_no_time_of_the_last_one():
+    found = Reading("audit", "i", "c", 1.0, 1.0, None, {}, facts={"last_record_at": None})
+    made = Snapshot(1.0, (SourceStatus("audit", up=True),), {"audit": found})
+    body = report(SMALL, made, age_seconds=0, uptime_seconds=0, interval=60.0)
+    assert body["sources"]["audit"]["last_record"] is None
+    assert "last_record_at" not in body["sources"]["audit"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"bugs": {"a step": "a bug"}}, "degraded"),
+        ({"statuses": (SourceStatus("audit", up=True, held=True),)}, "degraded"),
+        ({"notes": ("Counters stand still: the disk is full.",)}, "degraded"),
+        ({"notes": ("3 rows", "Counters stand still: the disk is full.")}, "degraded"),
+        ({"notes": ("It is said that Counters stand still",)}, "ok"),
+    ],
+)
+def test_what_makes_it_degraded(change: dict[str, Any], status: str):
+    found = Reading("audit", "i", "c", 1.0, 1.0, None, {}, notes=change.pop("notes", ()))
+    made = Snapshot(1.0, change.pop("statuses", (SourceStatus("audit", up=True),)), {"audit": found}, **change)
+    assert overall(made) == status
+
+
+def test_a_report_that_cannot_be_made_names_the_bug_and_no_data():
+    assert without_details(KeyError("secret"), 60.0) == {
+        "status": "degraded",
+        "version": __version__,
+        "snapshot_age_seconds": None,
+        "refresh_interval_seconds": 60.0,
+        "sources": {},
+        "metrics_without_value": {},
+        "bugs": {"reporting health": "bug in the exporter (KeyError); the log has the traceback"},
+    }
 
 
 @pytest.mark.parametrize(("folder", "status"), [(True, "degraded"), (False, "ok")])

@@ -183,6 +183,7 @@ def test_without_probes_none_is_ever_due():
 
 def test_requests_are_accepted_seconds_apart_and_forced_ones_a_minute():
     gate = RequestGate()
+    assert gate.wait(0.0, force=False) <= 0
     assert gate.wait(0.0, force=True) <= 0
     gate.accept(10.0, force=False)
     assert gate.wait(11.0, force=False) == gate.wait(11.0, force=True) == REQUEST_SECONDS - 1
