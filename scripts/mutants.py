@@ -2,6 +2,7 @@
 
     make mutants MODULE=exporter/schedule.py        (or `python scripts/mutants.py exporter/schedule.py`)
     make mutants                                    lists the modules, with the tests that are run for each
+    python scripts/mutants.py MODULE NAME …         runs some of its mutants again, after a test was added
 
 mutmut makes the faults and runs the tests, in a copy of the sources under .mutants/. It leaves alone what has a
 decorator (properties, context managers) and what stands outside of functions (constants, SQL, patterns). Results, with
@@ -33,6 +34,8 @@ process_isolation = "forkserver"
 timeout_constant = 10.0
 """
 """Lines that log are left alone: what a log says is tested where somebody relies on it."""
+PIPELINE: Final = "docker/airflow/dags/bike_pipeline"
+"""Imported as `bike_pipeline`, so it stands at the top of the copy as well."""
 AIRFLOW: Final = "tests/sources/airflow"
 AUDIT: Final = "tests/sources/audit"
 TESTS: Final[dict[str, tuple[str, ...]]] = {
@@ -59,22 +62,23 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "exporter/sources/audit/answer.py": (f"{AUDIT}/test_answer.py", f"{AUDIT}/test_labels.py"),
     "exporter/sources/audit/schema.py": (f"{AUDIT}/test_schema.py",),
     "exporter/sources/audit/query.py": (f"{AUDIT}/test_query.py", f"{AUDIT}/test_labels.py", f"{AUDIT}/test_duckdb.py"),
-    "docker/airflow/dags/bike_pipeline/decision.py": ("tests/pipeline/test_decision.py",),
-    "docker/airflow/dags/bike_pipeline/drift.py": ("tests/pipeline/test_drift.py",),
+    f"{PIPELINE}/decision.py": ("tests/pipeline/test_decision.py",),
+    f"{PIPELINE}/drift.py": ("tests/pipeline/test_drift.py",),
 }
 """The modules that hold promises, and the tests that are to notice a fault in each: fast ones, through public names."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one module's mutants and print the survivors; without a module, list the modules."""
-    if len(arguments) != 1 or arguments[0] not in TESTS:
-        for module, tests in TESTS.items():
-            print(f"{module:48} {' '.join(tests)}")
-        return int(bool(arguments and arguments[0]))
-    module = arguments[0]
-    folder = _folder(module)
+    """Run one module's mutants, or those that are named, and print the survivors; without a module, list the modules."""
+    module, names = (arguments[0], arguments[1:]) if arguments else ("", ())
+    if module not in TESTS:
+        for known, tests in TESTS.items():
+            print(f"{known:48} {' '.join(tests)}")
+        return int(bool(module))
+    folder = _folder(module, TESTS[module])
     mutmut = [sys.executable, "-m", "mutmut"]
-    ended = subprocess.run([*mutmut, "run", "--max-children", str(os.cpu_count() or 2)], cwd=folder, check=False)
+    run = [*mutmut, "run", "--max-children", str(os.cpu_count() or 2), *names]
+    ended = subprocess.run(run, cwd=folder, check=False)
     if ended.returncode:
         return ended.returncode
     subprocess.run([*mutmut, "export-cicd-stats"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
@@ -88,19 +92,21 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _folder(module: str) -> Path:
+def _folder(module: str, tests: Sequence[str]) -> Path:
     """A fresh folder with links to the sources and mutmut's configuration for the module."""
     folder = WORK / module.replace("/", "-").removesuffix(".py")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name in LINKED:
-        (folder / name).symlink_to(ROOT / name)
+    links = {name: ROOT / name for name in LINKED} | {Path(PIPELINE).name: ROOT / PIPELINE}
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    module = module.removeprefix(f"{Path(PIPELINE).parent}/")
     source = module.partition("/")[0]
     config = CONFIG.format(
         sources=f'"{source}"',
         module=module,
-        linked=", ".join(f'"{name}"' for name in LINKED if name != source),
-        tests=", ".join(f'"{test}"' for test in TESTS[module]),
+        linked=", ".join(f'"{name}"' for name in links if name != source),
+        tests=", ".join(f'"{test}"' for test in tests),
     )
     (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + config)
     return folder

@@ -86,7 +86,7 @@ def test_the_whole_report():
         facts={"engine": "duckdb", "last_record_at": 1_700_000_000.0, "rows": 4},
     )  # fmt: skip
     up = SourceStatus(
-        "audit", up=True, last_success_at=1_700_000_060.0, age_seconds=1.26, refreshes=7, failures={"auth": 2},
+        "audit", up=True, last_success_at=1_700_000_060.0, age_seconds=1.22, refreshes=7, failures={"auth": 2},
         duration_seconds=0.12345,
     )  # fmt: skip
     down = SourceStatus("airflow", up=False, error="gone", reason="unavailable")
@@ -139,8 +139,9 @@ def test_the_whole_report():
     assert alone["state"] == {"survives_restart": True, "problem": None, "note": None}
 
 
-def test_a_log_without_a_row_has_no_time_of_the_last_one():
-    found = Reading("audit", "i", "c", 1.0, 1.0, None, {}, facts={"last_record_at": None})
+@pytest.mark.parametrize("at", [None, "soon"])
+def test_a_log_without_a_row_has_no_time_of_the_last_one(at: str | None):
+    found = Reading("audit", "i", "c", 1.0, 1.0, None, {}, facts={"last_record_at": at})
     made = Snapshot(1.0, (SourceStatus("audit", up=True),), {"audit": found})
     body = report(SMALL, made, age_seconds=0, uptime_seconds=0, interval=60.0)
     assert body["sources"]["audit"]["last_record"] is None

@@ -1,8 +1,9 @@
 """One source in the refresh loop: its deadline and grace, its thread's end, the stop, and a kept reading's age."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import current_thread
+from threading import Event, current_thread
 
 import pytest
 
@@ -11,7 +12,7 @@ from exporter.catalog_parser import load_catalog
 from exporter.errors import SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.refresh import Refresher
-from exporter.snapshot import SourceStatus
+from exporter.snapshot import Reading, SourceStatus
 from exporter.source_state import GRACE_SECONDS
 from testbed.scripted import Clock, ScriptedSource, failing, reading, turn
 
@@ -36,7 +37,10 @@ def build(catalog: Catalog, clock: Clock) -> Iterator[Build]:
     made: list[Refresher] = []
 
     def make(
-        *sources: ScriptedSource, ledger: Ledger | None = None, monotonic: Callable[[], float] = clock.monotonic
+        *sources: ScriptedSource,
+        ledger: Ledger | None = None,
+        monotonic: Callable[[], float] = clock.monotonic,
+        probes: dict[str, float] | None = None,
     ) -> Refresher:
         refresher = Refresher(
             catalog,
@@ -44,6 +48,7 @@ def build(catalog: Catalog, clock: Clock) -> Iterator[Build]:
             ledger or Ledger.open(None),
             interval=INTERVAL,
             stale_after=STALE,
+            probes=probes,
             wall=clock.wall,
             monotonic=monotonic,
             jitter=lambda: 0.0,
@@ -89,7 +94,7 @@ def test_the_loop_wakes_up_when_the_grace_has_ended(build: Build, hung: Scripted
     wait = refresher.step()
     assert wait == pytest.approx(hung.timeout_seconds + GRACE_SECONDS, abs=0.01)
     clock.advance(wait)
-    refresher.step()
+    assert refresher.step() == 1.0, "it is asked about again after a second, and not without a pause"
     assert status(refresher).up is False
 
 
@@ -119,6 +124,102 @@ def test_a_call_that_is_not_late_is_not_said_to_hang(build: Build, hung: Scripte
     clock.advance(10)
     refresher.step()
     assert status(refresher).busy_seconds is None
+
+
+def test_a_probe_that_hangs_is_interrupted_like_a_read(build: Build, catalog: Catalog, clock: Clock):
+    go_on, looking = Event(), Event()
+
+    def look(_: Reading) -> bool:
+        looking.set()
+        return not go_on.wait(30)
+
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    source.looks_changed = look
+    refresher = build(source, probes={"audit": 2.0})
+    turn(refresher)
+    clock.advance(2)
+    refresher.step()
+    assert looking.wait(30)
+    clock.advance(source.timeout_seconds + GRACE_SECONDS + 1)
+    refresher.step()
+    assert (status(refresher).reason, status(refresher).busy_seconds) == ("timeout", 36.0)
+    go_on.set()
+
+
+def test_what_a_probe_finds_is_read_as_by_a_refresh(build: Build, catalog: Catalog, clock: Clock):
+    source = ScriptedSource(lambda _: reading(catalog, clock))
+    refresher = build(source, probes={"audit": 2.0})
+    turn(refresher)
+    before = source.wanted
+    source.looks_changed = lambda _: True
+    clock.advance(2)
+    turn(refresher)
+    assert source.asked == 2
+    assert source.wanted == before == frozenset()
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+def test_when_it_was_tried_how_long_it_took_and_what_went_wrong(build: Build, catalog: Catalog, clock: Clock):
+    answers = iter([None, 1.5, 0.5])
+
+    def answer(_: Reading | None) -> Reading:
+        seconds = next(answers)
+        if seconds is None:
+            raise SourceUnavailable("gone")
+        clock.advance(seconds)
+        return reading(catalog, clock)
+
+    refresher = build(ScriptedSource(answer))
+    turn(refresher)
+    assert (status(refresher).error, status(refresher).reason) == ("gone", "unavailable")
+    clock.advance(INTERVAL)
+    began = clock.wall()
+    turn(refresher)
+    now = status(refresher)
+    assert (now.last_attempt_at, now.last_success_at, now.duration_seconds) == (began, began + 1.5, 1.5)
+    assert (now.error, now.reason, now.up) == (None, None, True)
+
+
+def test_an_outage_whose_message_counts_seconds_is_logged_once(build: Build, clock: Clock, caplog):
+    seconds = iter([5, 17, 123])
+    source = ScriptedSource(lambda _: failing(SourceUnavailable(f"silent for {next(seconds)} s"))(None))
+    refresher = build(source)
+    for _ in range(3):
+        turn(refresher)
+        clock.advance(INTERVAL)
+    assert caplog.text.count("silent for") == 1
+    source.answer = failing(SourceUnavailable("refused"))
+    turn(refresher)
+    assert "refused" in caplog.text
+
+
+def test_after_a_restart_an_operator_is_told_again(
+    build: Build, catalog: Catalog, clock: Clock, caplog, tmp_path: Path
+):
+    noted = dataclasses.replace(reading(catalog, clock), notes=("3 rows have no timestamp",))
+    ledger = Ledger.open(tmp_path)
+    turn(build(ScriptedSource(lambda _: noted), ledger=ledger))
+    turn(build(ScriptedSource(lambda _: noted), ledger=ledger))
+    assert caplog.text.count("3 rows have no timestamp") == 2
+
+
+def test_a_forced_read_hides_the_revision_alone(build: Build, catalog: Catalog, clock: Clock):
+    """What counters go on from is in the reading that a source is given."""
+    given: list[Reading | None] = []
+
+    def answer(previous: Reading | None) -> Reading:
+        given.append(previous)
+        return reading(catalog, clock)
+
+    refresher = build(ScriptedSource(answer))
+    turn(refresher)
+    assert refresher.request_refresh(force=True).outcome == "accepted"
+    turn(refresher)
+    shown = given[1]
+    assert shown is not None
+    assert (shown.token, shown.totals is None) == (None, False)
 
 
 # -- threads -----------------------------------------------------------------------------------------------------------
