@@ -69,7 +69,7 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one module's mutants, or those that are named, and print the survivors; without a module, list the modules."""
+    """Run a module's mutants, or those that are named, and print the survivors. Without a module, list the modules."""
     module, names = (arguments[0], arguments[1:]) if arguments else ("", ())
     if module not in TESTS:
         for known, tests in TESTS.items():
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     counts = json.loads((folder / "mutants" / "mutmut-cicd-stats.json").read_text())
     listed = subprocess.run([*mutmut, "results"], cwd=folder, check=True, capture_output=True, text=True).stdout
     for name, _, state in (line.strip().partition(": ") for line in listed.splitlines()):
-        if state:
+        if state and state != "not checked":
             shown = subprocess.run([*mutmut, "show", name], cwd=folder, check=True, capture_output=True, text=True)
             print(f"\n{state}: {name}\n" + "\n".join(shown.stdout.splitlines()[3:]))
     print(f"\n{module}: {counts}")
