@@ -7,6 +7,7 @@ import pytest
 from exporter.errors import BACKING_OFF, FAILURE_REASONS
 from exporter.schedule import (
     BACK_OFF_LIMIT,
+    BURST,
     FORCED_REQUEST_SECONDS,
     JITTER,
     REQUEST_SECONDS,
@@ -40,25 +41,25 @@ def waits(of: Schedule, reason: str, times: int, *, now: float = 1000.0) -> list
 def test_refreshes_do_not_drift_however_long_each_takes():
     one = schedule()
     for number in range(1, 101):
-        one.succeeded(one.due + 7.5)
+        one.succeeded(one.due + 7.5, new=False)
         assert one.due == 1000 + number * INTERVAL
 
 
 def test_a_refresh_that_took_longer_than_the_interval_is_followed_after_an_interval():
     for late in (INTERVAL, INTERVAL + 1):
         one = schedule()
-        one.succeeded(1000 + late)
+        one.succeeded(1000 + late, new=False)
         assert one.due == 1000 + late + INTERVAL
     one = schedule()
-    one.succeeded(1000 + INTERVAL - 1)
+    one.succeeded(1000 + INTERVAL - 1, new=False)
     assert one.due == 1000 + INTERVAL
 
 
 def test_a_refresh_before_its_turn_leaves_the_turn_where_it_was():
     one = schedule()
-    one.succeeded(999.0)
+    one.succeeded(999.0, new=False)
     assert one.due == 1000
-    one.succeeded(1000.0)
+    one.succeeded(1000.0, new=False)
     assert one.due == 1000 + INTERVAL
 
 
@@ -111,7 +112,7 @@ def test_thousands_of_failures_are_no_larger_number_than_a_float_holds():
 def test_a_success_ends_backing_off():
     one = schedule()
     waits(one, "auth", 4)
-    one.succeeded(one.due)
+    one.succeeded(one.due, new=False)
     assert (one.up, one.backs_off_until) == (True, 0)
     assert waits(one, "auth", 1, now=one.due) == [INTERVAL]
 
@@ -161,24 +162,64 @@ def test_a_request_is_refused_until_backing_off_ends_and_not_longer():
     assert (one.requested, one.forced) == (False, False)
 
 
-def test_a_probe_is_due_some_time_after_the_last_call_while_the_source_is_up():
+def test_a_probe_is_due_some_time_after_the_last_look_began_while_the_source_is_up():
     one = schedule(probe=2.0)
     assert not one.probe_is_due(1e9), "nothing was read yet"
-    one.probed(900.0)
+    one.probed(900.0, 900.5)
     assert [one.probe_is_due(now) for now in (901.9, 902.0)] == [False, True]
     assert one.next_due() == 902.0
-    one.probed(999.0)
+    one.probed(999.0, 999.0)
     assert one.next_due() == 1000.0
     one.failed(1000.0, PLAIN[0], None, 0.0)
     assert not one.probe_is_due(1e9)
     assert one.next_due() == 1000 + INTERVAL
 
 
+@pytest.mark.parametrize(("took", "after"), [(0.0, 2.0), (1.0, 2.0), (1.5, 3.0), (60.0, 120.0)])
+def test_probes_take_half_of_the_time_at_most(took: float, after: float):
+    one = schedule(probe=2.0)
+    one.probed(900.0, 900.0 + took)
+    assert one.probe_due == 900.0 + after
+
+
+@pytest.mark.parametrize(
+    ("reason", "retry_after", "again"),
+    [*((reason, None, False) for reason in sorted(BACKING_OFF)), (PLAIN[0], None, True), (PLAIN[0], 5.0, False)],
+)
+def test_a_probe_that_was_refused_is_not_repeated(reason: str, retry_after: float | None, again: bool):
+    one = schedule(probe=2.0)
+    one.probed(900.0, 900.0)
+    one.probe_failed(reason, retry_after)
+    assert one.probe_is_due(950.0) is again
+    one.probed(1000.0, 1000.0)
+    assert one.probe_is_due(1002.0), "after the next refresh it is"
+
+
 def test_without_probes_none_is_ever_due():
     one = schedule()
-    one.probed(900.0)
+    one.probed(900.0, 900.0)
     assert not one.probe_is_due(1e9)
     assert one.next_due() == 1000.0
+
+
+def test_a_few_reads_ahead_of_one_an_interval_end_probing_until_they_are_made_up_for():
+    one = schedule(probe=2.0)
+    one.due = 1e9
+    for number in range(BURST):
+        one.probed(1000.0 + number, 1000.0 + number)
+        assert one.probe_is_due(1002.0 + number), f"after {number} reads"
+        one.succeeded(1000.0 + number, new=True)
+    one.probed(1005.0, 1005.0)
+    assert one.next_due() == 1007.0
+    one.succeeded(1005.0, new=True)
+    one.probed(1005.0, 1005.0)
+    assert one.next_due() == 1000.0 + INTERVAL
+    assert [one.probe_is_due(1000.0 + INTERVAL + late) for late in (-0.1, 0.0)] == [False, True]
+    one.succeeded(5000.0, new=False)
+    one.probed(5000.0, 5000.0)
+    assert one.next_due() == 5002.0, "a read that only confirmed costs nothing"
+    one.succeeded(5000.0, new=True)
+    assert one.paid_until == 5000.0 + INTERVAL, "time without reads is not saved up"
 
 
 def test_requests_are_accepted_seconds_apart_and_forced_ones_a_minute():
