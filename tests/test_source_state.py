@@ -11,7 +11,7 @@ from exporter.catalog import Catalog
 from exporter.catalog_parser import load_catalog
 from exporter.errors import SourceUnavailable
 from exporter.ledger import Ledger
-from exporter.refresh import Refresher
+from exporter.refresh import SETTLE_SECONDS, Refresher
 from exporter.snapshot import Reading, SourceStatus
 from exporter.source_state import GRACE_SECONDS
 from testbed.scripted import Clock, ScriptedSource, failing, reading, turn
@@ -118,12 +118,18 @@ def test_a_hung_call_is_one_failure_an_interval_and_says_for_how_long_it_hangs(
     assert status(refresher).refreshes == 1 + 1 + 5
 
 
-def test_a_call_that_is_not_late_is_not_said_to_hang(build: Build, hung: ScriptedSource, clock: Clock):
-    refresher = build(hung)
+def test_a_call_that_is_not_late_is_not_said_to_hang(
+    build: Build, hung: ScriptedSource, catalog: Catalog, clock: Clock
+):
+    quick = ScriptedSource(lambda _: reading(catalog, clock, source="airflow"), name="airflow")
+    refresher = build(hung, quick)
     refresher.step()
-    clock.advance(10)
+    refresher.wait(30)
+    clock.advance(SETTLE_SECONDS)
     refresher.step()
-    assert status(refresher).busy_seconds is None
+    assert status(refresher, 1).up
+    assert (status(refresher).busy_seconds, status(refresher).age_seconds) == (None, None)
+    assert status(refresher).next_refresh_in_seconds == 0
 
 
 def test_a_probe_that_hangs_is_interrupted_like_a_read(build: Build, catalog: Catalog, clock: Clock):
