@@ -63,7 +63,6 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "exporter/sources/audit/schema.py": (f"{AUDIT}/test_schema.py",),
     "exporter/sources/audit/query.py": (f"{AUDIT}/test_query.py", f"{AUDIT}/test_labels.py", f"{AUDIT}/test_duckdb.py"),
     f"{PIPELINE}/decision.py": ("tests/pipeline/test_decision.py",),
-    f"{PIPELINE}/drift.py": ("tests/pipeline/test_drift.py",),
 }
 """The modules that hold promises, and the tests that are to notice a fault in each: fast ones, through public names."""
 
