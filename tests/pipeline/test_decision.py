@@ -17,6 +17,8 @@ def judged(current: float, baseline: float) -> Judged:
         # A little less than 0.02 in floating point.
         (0.80, 0.82, 0.90, "deploy"),
         (0.80, 0.81999, 0.90, "skip"),
+        (0.60, 0.62 - 4e-10, 0.90, "deploy"),
+        (0.60, 0.62 - 6e-10, 0.90, "skip"),
         (0.97, 1.0, 0.90, "deploy"),
         (0.60, 0.625, 0.90, "deploy"),
         (0.60, 0.61, 0.90, "skip"),
@@ -32,6 +34,8 @@ def test_the_rules_of_the_double_evaluation(champion: float, challenger: float, 
     assert decision.improvement == pytest.approx(challenger - champion)
     assert decision.baseline_regression == (baseline < 0.60)
     assert f"{challenger:.3f}" in decision.reason
+    past = f"R2 on test_baseline {baseline:.3f} is below 0.6; "
+    assert decision.reason.startswith(past) == (verdict == "reject")
 
 
 @pytest.mark.parametrize(
