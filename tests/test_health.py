@@ -131,12 +131,20 @@ def test_the_whole_report():
         },
         "bugs": {"a step": "a bug"},
         "state": {"survives_restart": False, "problem": "full", "note": "made anew"},
+        "web_configuration": {"problem": None},
     }
     late = report(SMALL, made, age_seconds=2.0, uptime_seconds=3.0, interval=60.0, too_old=True)
     assert late["status"] == "down"
     alone = report(SMALL, Snapshot(1.0, (up,), {"audit": found}), age_seconds=0, uptime_seconds=0, interval=60.0)
     assert alone["metrics_without_value"]["fallback"] == "airflow: not configured"
     assert alone["state"] == {"survives_restart": True, "problem": None, "note": None}
+
+
+@pytest.mark.parametrize(("up", "status"), [(True, "degraded"), (False, "down"), (None, "starting")])
+def test_a_web_configuration_that_cannot_be_used_is_named_and_makes_nothing_better(up: bool | None, status: str):
+    made = Snapshot(1.0, (SourceStatus("audit", up=up),), {})
+    body = report(SMALL, made, age_seconds=0, uptime_seconds=0, interval=60.0, web_problem="no such file")
+    assert (body["status"], body["web_configuration"]) == (status, {"problem": "no such file"})
 
 
 @pytest.mark.parametrize("at", [None, "soon"])
