@@ -43,7 +43,7 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "exporter/counters.py": ("tests/test_counters.py",),
     "exporter/choice.py": ("tests/test_choice.py",),
     "exporter/health.py": ("tests/test_health.py",),
-    "exporter/source_state.py": ("tests/test_source_state.py", "tests/test_refresh.py"),
+    "exporter/source_state.py": ("tests/test_source_state.py", "tests/test_probes.py", "tests/test_refresh.py"),
     "exporter/source_thread.py": ("tests/test_source_state.py", "tests/test_refresh.py"),
     "exporter/guard.py": ("tests/test_refresh.py",),
     "exporter/refresh.py": ("tests/test_source_state.py", "tests/test_refresh.py", "tests/test_takeover.py"),
