@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,16 @@ def test_a_checkout_under_umask_077_can_be_built():
     for folder in ("exporter", "regmodel"):
         last = (ROOT / "docker" / folder / "Dockerfile").read_text("utf-8").rsplit("\nFROM ", 1)[1]
         assert all("--from=build" in line for line in last.splitlines() if line.startswith("COPY"))
+
+
+def test_bigquery_is_asked_without_grpc():
+    """The exporter's image leaves it out."""
+    program = (
+        "import sys; sys.modules['grpc'] = None; from google.auth.credentials import AnonymousCredentials; "
+        "from google.cloud import bigquery; import exporter.sources.audit.bigquery; "
+        "bigquery.Client('p', credentials=AnonymousCredentials())"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 FILES = ("docker-compose.yaml", "docker-compose.gcp.yaml", "docker-compose.alertmanager.yaml")
