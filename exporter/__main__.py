@@ -123,7 +123,7 @@ def _add_backfill(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     add("--since", required=True, help="where to begin: 180d (before now), or 2026-03-01, or 2026-03-01T06:00:00Z")
     add("--until", default=request.DEFAULT_UNTIL, help="where to end, in the same form or `now` (default: %(default)s)")
     add("--output", required=True, type=Path, metavar="DIR", help="an empty folder, or one to be made")
-    add("--step", default=request.DEFAULT_STEP, help="time between two samples, at most 5m (default: %(default)s)")
+    add("--step", default=request.DEFAULT_STEP, help="how exactly a change is timed, at most 5m (default: %(default)s)")
     add("--job", default=request.DEFAULT_JOB, help="the series' job label (default: %(default)s)")
     add("--instance", default=request.DEFAULT_INSTANCE, help="the series' instance label (default: %(default)s)")
     add("--promtool", action="store_true", help="make blocks with promtool, and keep no text")

@@ -12,7 +12,6 @@ PACKAGES = {
     "amtool": "prometheus-alertmanager",
     "vmalert": "victoria-metrics",
     "pushgateway": "prometheus-pushgateway",
-    "docker-compose": "docker-compose",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
     "systemd-analyze": "systemd",

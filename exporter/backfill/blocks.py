@@ -10,6 +10,9 @@ from exporter.errors import ConfigError, OutputError
 
 TIMEOUT_SECONDS: Final = 600.0
 """For one block. A file of a few hundred thousand samples takes seconds."""
+RESERVED_BYTES: Final = 512 * 2**20
+"""What promtool reserves while it writes a block, and gives back: the largest file of chunks (Prometheus'
+tsdb/chunks/chunks.go, DefaultChunkSegmentSize). Without so much free space it fails."""
 
 
 def find_promtool() -> str:

@@ -17,7 +17,7 @@ from typing import Final
 from exporter.backfill.airflow import gaps as airflow_gaps
 from exporter.backfill.airflow import record as record_airflow
 from exporter.backfill.audit import audit_log, live_state, live_totals, record
-from exporter.backfill.blocks import find_promtool, make_block
+from exporter.backfill.blocks import RESERVED_BYTES, find_promtool, make_block
 from exporter.backfill.grid import Grid, parse_grid, shown
 from exporter.backfill.openmetrics import LAST_RECORD, Writer, families
 from exporter.backfill.progress import Progress
@@ -65,14 +65,14 @@ def backfill(
         gaps = _read(settings, catalog, grid, (audit, airflow), say)
         target = {"job": request.job, "instance": request.instance}
         writer = Writer(grid, families(catalog), (audit, airflow), target)
-        windows = grid.windows()
-        series, samples, size = writer.size()
+        size = writer.size()
+        parts = f"{len(grid.windows())} {'blocks' if promtool else 'files'}"
         say(
-            f"{shown(grid.start)} to {shown(grid.last)}, a sample every {grid.step} s: {series} series, {samples} "
-            f"samples, {len(windows)} {'blocks' if promtool else 'files'}, about {_mib(size)} of text"
-            + (", of which one file at a time is on disk." if promtool else ".")
+            f"{shown(grid.start)} to {shown(grid.last)}, in steps of {grid.step} s: {size.series} series, "
+            f"{size.samples} samples, {parts}, about {_mib(size.text)} of text"
+            + (f", of which at most {_mib(size.largest)} at a time are on disk." if promtool else ".")
         )
-        _check_space(output, size if promtool is None else size // len(windows) + samples)
+        _check_space(output, size.text if promtool is None else size.largest + size.samples + RESERVED_BYTES)
         have = writer.written()
         for gap in gaps:
             if gap.metric not in have:
@@ -81,8 +81,8 @@ def backfill(
             if metric.alias_of and metric.name not in have:
                 say(f"not backfilled: {metric.name}, because {metric.alias_of} is not")
         say(f"not backfilled: mlops_exporter_* but {LAST_RECORD}, because they tell of the exporter's own running")
-        _write(writer, (audit, airflow), grid, output, promtool)
-    _say_what_next(request, grid, now, samples, say)
+        _write(writer, grid, output, promtool)
+    _say_what_next(request, grid, now, size.samples, say)
 
 
 def _read(
@@ -123,11 +123,11 @@ def _read_audit(
     return found.gaps
 
 
-def _write(writer: Writer, spools: Sequence[Spool], grid: Grid, output: Path, promtool: str | None) -> None:
+def _write(writer: Writer, grid: Grid, output: Path, promtool: str | None) -> None:
     blocks = output / BLOCKS
     progress = Progress(sys.stderr, len(grid.windows()))
     try:
-        for done, held in enumerate(zip(*(spool.windows() for spool in spools), strict=True)):
+        for done, held in enumerate(writer.windows()):
             window = held[0]
             progress.show(done, f"{shown(grid.at(window.first))[:10]}, file {done + 1} of {len(grid.windows())}")
             file = output / f"{shown(grid.at(window.first))[:19].replace(' ', 'T').replace(':', '')}.om"

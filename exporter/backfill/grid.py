@@ -10,7 +10,11 @@ from exporter.errors import ConfigError
 
 LOOKBACK_SECONDS: Final = 300
 """How far back Prometheus looks for a sample (--query.lookback-delta): a longer step would leave gaps."""
-BLOCK_SECONDS: Final = 162 * 3600
+HOLD_SECONDS: Final = 240
+"""Longest time between two samples of an unchanged value: less than LOOKBACK_SECONDS, or it would not be found."""
+NEAR_SECONDS: Final = LOOKBACK_SECONDS
+"""Before and after a change every moment is written for so long."""
+BLOCK_SECONDS: Final = 486 * 3600
 """Length of one file, and of the block made from it: one of the ranges (2 h times a power of 3) that promtool knows.
 promtool reads a whole file again for every block it makes of it, so a file holds one block."""
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}

@@ -87,12 +87,11 @@ class Spool:
         if column is not None:
             self._lifted[column] = amount
 
-    def series(self, name: str) -> Iterator[tuple[Labels, int, int]]:
-        """The series of a sample name: labels, column, and how many moments have a sample."""
+    def series(self, name: str) -> Iterator[tuple[Labels, int]]:
+        """The series of a sample name that begin within the grid: labels and column."""
         for (known, labels), column in self._columns.items():
-            samples = self._grid.count - self._begun[column]
-            if known == name and samples > 0:
-                yield labels, column, samples
+            if known == name and self._begun[column] < self._grid.count:
+                yield labels, column
 
     def windows(self) -> Iterator[Window]:
         """The whole grid, block by block. Nothing can be added any more."""

@@ -1,7 +1,8 @@
 """Runs a backfill for a test and reads its files back with Prometheus' own Python parser."""
 
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +54,23 @@ def read(output: Path) -> History:
     for file in sorted(output.glob("*.om")):
         text = file.read_text("utf-8")
         assert text.endswith("\n# EOF\n")
-        for sample in [*_strictly(HISTOGRAM.sub("", text)), *_by_line("".join(HISTOGRAM.findall(text)))]:
-            labels = tuple((name, value) for name, value in sample.labels.items() if name not in ("job", "instance"))
-            series = found.setdefault((sample.name, labels), {})
-            at = float(sample.timestamp)
-            assert at not in series
-            assert not series or next(reversed(series)) < at
-            series[at] = sample.value
+        for sample in _strictly(HISTOGRAM.sub("", text)):
+            _take(found, (sample.name, _own(sample.labels.items())), float(sample.timestamp), sample.value)
+        for line in "".join(HISTOGRAM.findall(text)).splitlines():
+            if not line.startswith("#"):
+                series, value, at = line.rsplit(" ", 2)
+                _take(found, _parsed(series), float(at), float(value))
     return found
 
 
+def _take(found: History, key: tuple[str, Labels], at: float, value: float) -> None:
+    series = found.setdefault(key, {})
+    assert not series or next(reversed(series)) < at
+    series[at] = value
+
+
 HISTOGRAM = re.compile(r"^# HELP .*\n# TYPE .* histogram\n(?:[^#].*\n)*", re.MULTILINE)
-LINE = re.compile(r"(\w+)\{(.*)\} (\S+) (\d+)")
+SERIES = re.compile(r"(\w+)\{(.*)\}")
 
 
 def _strictly(text: str) -> Iterator[Sample]:
@@ -72,9 +78,13 @@ def _strictly(text: str) -> Iterator[Sample]:
         yield from family.samples
 
 
-def _by_line(text: str) -> Iterator[Sample]:
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            parts = LINE.fullmatch(line)
-            assert parts, line
-            yield Sample(parts[1], dict(re.findall(r'(\w+)="([^"]*)"', parts[2])), float(parts[3]), float(parts[4]))
+@functools.cache
+def _parsed(series: str) -> tuple[str, Labels]:
+    parts = SERIES.fullmatch(series)
+    assert parts, series
+    return parts[1], _own(re.findall(r'(\w+)="([^"]*)"', parts[2]))
+
+
+def _own(labels: Iterable[tuple[str, str]]) -> Labels:
+    """Labels but those of the target."""
+    return tuple((name, value) for name, value in labels if name not in ("job", "instance"))

@@ -162,6 +162,19 @@ def test_an_airflow_that_was_never_seen_begins_with_the_look_back(
     assert times[min(times)] == 0
 
 
+def test_a_run_on_the_border_of_two_questions_is_counted_once(
+    fake: FakeAirflow, proxy: FaultProxy, log: Log, tmp_path: Path
+):
+    """What ends is asked for week by week from 31 days before: of 97 hours, one question ends an hour before now."""
+    border = END - 3600
+    for number, end in enumerate([border - 900, border - 0.5, border, border, border + 0.5, END]):
+        fake.run(FETCH, f"f{number}", start=end - 40, end=end)
+    history, _ = backfilled(log, proxy, tmp_path / "out", since="97h")
+    times = history["airflow_dag_runs_total", (("dag_id", FETCH), ("state", "success"))]
+    assert [times[moment] for moment in (border - 300, border, border + 300, END)] == [1, 4, 5, 6]
+    assert at(history, END) == live(proxy.url, Ledger.open(None), END)
+
+
 def test_an_end_that_airflow_forgot_stays_counted(fake: FakeAirflow, proxy: FaultProxy, log: Log, tmp_path: Path):
     """A run is cleared and ends again: Airflow has its last end, the live counter both."""
     fill(fake)

@@ -153,12 +153,26 @@ def fields(reading: Any) -> dict[str, Any]:
     return {name: getattr(reading, name) for name in reading.__dataclass_fields__}
 
 
-def test_a_damaged_state_file_is_a_warning(log: Log, tmp_path: Path):
+def older_schema(file: Path) -> None:
+    Ledger.open(file.parent).close()
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA user_version = 1")
+
+
+def damaged(file: Path) -> None:
+    file.parent.mkdir()
+    file.write_text("nonsense, long enough to be looked at by SQLite")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"), [(damaged, "file is not a database"), (older_schema, "written with schema 1, this version reads")]
+)
+def test_a_state_file_that_cannot_be_read_is_a_warning(spoil: Any, why: str, log: Log, tmp_path: Path):
     log.add([{"at": NOW - DAY, "deployment_decision": "deploy"}])
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "ledger.sqlite3").write_text("nonsense, long enough to be looked at by SQLite")
+    spoil(tmp_path / "state" / "ledger.sqlite3")
     said = run(log.path, tmp_path / "out", env={"EXPORTER_STATE_DIR": str(tmp_path / "state")}, step="5m")
     assert said[0].startswith("warning: the exporter's state cannot be read")
+    assert why in said[0]
     assert values(read(tmp_path / "out"), deployments("deploy"), 0) == [1]
 
 
@@ -211,7 +225,7 @@ def test_the_sum_is_said_before_it_is_written_and_is_right(log: Log, tmp_path: P
     log.add([{"at": NOW - DAY - 7, "r2": 0.5, "drift_share": "0.5"}, {"at": NOW - 5, "rmse": 3.0}])
     said = run(log.path, tmp_path / "out", step="1m", since="9d")
     history = read(tmp_path / "out")
-    (plan,) = [line for line in said if "a sample every" in line]
+    (plan,) = [line for line in said if "in steps of" in line]
     found = re.search(r"(\d+) series, (\d+) samples, (\d+) files, about ([\d.]+) MiB", plan)
     assert found
     assert int(found[1]) == len(history)
@@ -291,13 +305,16 @@ def test_a_promtool_that_fails_is_quoted_and_nothing_is_left(log: Log, tmp_path:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize(("free", "promtool"), [(2, False), (500, True)])
 def test_a_disk_that_is_too_small_is_an_error_before_anything_is_written(
-    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    free: int, promtool: bool, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    """Text needs its size; promtool reserves half a gigabyte for each block it writes."""
     log.add([{"at": NOW - DAY, "r2": 0.5}])
-    monkeypatch.setattr("shutil.disk_usage", lambda _: type("usage", (), {"free": 5 * 2**20}))
-    with pytest.raises(OutputError, match=r"has 5\.0 MiB free, and about"):
-        run(log.path, tmp_path / "out", since="30d")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("usage", (), {"free": free * 2**20}))
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/promtool")
+    with pytest.raises(OutputError, match=rf"has {free}\.0 MiB free, and about"):
+        run(log.path, tmp_path / "out", since="30d", promtool=promtool)
     assert not (tmp_path / "out").exists()
 
 

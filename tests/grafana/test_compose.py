@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,7 @@ def test_what_is_built_here_is_never_pulled():
 
 
 def test_every_container_has_a_memory_limit_and_a_bounded_log():
-    for name, service in COMPOSE["services"].items():
+    for name, service in {**COMPOSE["services"], "alertmanager": SWITCHED["alertmanager"]}.items():
         assert "mem_limit" in service, name
         assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}, name
 
@@ -192,6 +193,16 @@ def test_a_checkout_under_umask_077_can_be_built():
         assert all("--from=build" in line for line in last.splitlines() if line.startswith("COPY"))
 
 
+def test_bigquery_is_asked_without_grpc():
+    """The exporter's image leaves it out."""
+    program = (
+        "import sys; sys.modules['grpc'] = None; from google.auth.credentials import AnonymousCredentials; "
+        "from google.cloud import bigquery; import exporter.sources.audit.bigquery; "
+        "bigquery.Client('p', credentials=AnonymousCredentials())"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 FILES = ("docker-compose.yaml", "docker-compose.gcp.yaml", "docker-compose.alertmanager.yaml")
 
 
@@ -207,7 +218,7 @@ def compose(folder, *arguments):
 
 
 @pytest.mark.parametrize("extra", [{}, {"COMPOSE_FILE": ":".join(FILES),
-                                        "COMPOSE_PROFILES": "monitoring", "AIRFLOW_USERNAME": "me",
+                                        "COMPOSE_PROFILES": "monitoring,backfill", "AIRFLOW_USERNAME": "me",
                                         "GOOGLE_CLOUD_PROJECT": "my-project", "DISCORD_WEBHOOK_URL": ""}])  # fmt: skip
 def test_compose_accepts_the_file(extra, tmp_path):
     """With no .env, and with one."""
@@ -223,10 +234,13 @@ def test_compose_accepts_the_file(extra, tmp_path):
     assert grafana["environment"]["DISCORD_WEBHOOK_URL"] == "http://127.0.0.1:9/disabled"
     assert exporter["environment"].get("GOOGLE_CLOUD_PROJECT") == extra.get("GOOGLE_CLOUD_PROJECT")
     assert exporter["environment"]["AIRFLOW_USERNAME"] == extra.get("AIRFLOW_USERNAME", "admin")
-    keys = [mount for mount in exporter["volumes"] if "gcp.json" in str(mount)]
-    assert len(keys) == bool(extra)
+    services = config["services"].items()
+    mounts = ((name, mount) for name, service in services for mount in service.get("volumes", []))
+    keys = {name: mount for name, mount in mounts if "gcp.json" in str(mount)}
+    # Everything that asks BigQuery.
+    assert set(keys) == ({"airflow-exporter", "airflow-init", "airflow-scheduler", "backfill"} if extra else set())
     # Docker makes a folder in the place of a file that is missing, unless it is told not to.
-    assert all(not mount["bind"].get("create_host_path") for mount in keys)
+    assert all(not mount["bind"].get("create_host_path") for mount in keys.values())
     assert ("alertmanager" in config["services"]) == bool(extra)
 
 

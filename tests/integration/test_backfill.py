@@ -96,9 +96,16 @@ def test_prometheus_gives_last_marchs_r2_back(log: Log, tmp_path: Path):
         assert prometheus.value(deployed, MARCH) == 5
         assert prometheus.value(f"resets({deployed}[200d])", NOW) == 0
         assert prometheus.value(f"{deployed} - {deployed} offset 4w", MARCH + timedelta(weeks=8)) == 4
-        # Not a gap in half a year, blocks' borders included: as many samples as there are minutes.
+        # Not a gap in half a year, blocks' borders included: a value at every minute.
         minutes = (NOW - datetime(2026, 3, 1, tzinfo=UTC)) / timedelta(minutes=1) + 1
-        assert prometheus.value(f"count_over_time({r2}[300d])", NOW) == minutes
+        assert prometheus.value(f"count_over_time({r2}[300d:1m])", NOW) == minutes
+        # Not more samples than that needs: one in four minutes, but near changes.
+        assert prometheus.value(f"count_over_time({r2}[300d])", NOW) < minutes / 3
+        # One deployment is one, over whatever time: `increase` adds to both ends half the time between two samples.
+        short, long = [(0, "5m"), (1, "5m"), (4, "5m")], [(3, "10m"), (9, "10m"), (20, "1h"), (59, "1h"), (999, "1d")]
+        for after, window in short + long:
+            increase = prometheus.value(f"increase({deployed}[{window}])", MARCH + timedelta(minutes=after))
+            assert increase == pytest.approx(1, abs=0.25 if window == "5m" else 0.12), (after, window)
     found = re.search(r"(\d+) series, (\d+) samples, (\d+) blocks", "\n".join(said))
     assert found
     metas = [json.loads(path.read_text()) for path in blocks.glob("*/meta.json")]
@@ -111,14 +118,14 @@ def test_prometheus_gives_last_marchs_r2_back(log: Log, tmp_path: Path):
 def test_the_command_that_the_text_names_makes_blocks_of_its_files(log: Log, tmp_path: Path):
     """Without --promtool the user runs promtool, without the hidden flag."""
     promtool = program("promtool")
-    run_on_duckdb(log.path, tmp_path / "out", now=NOW.timestamp(), since="10d", step="5m")
+    run_on_duckdb(log.path, tmp_path / "out", now=NOW.timestamp(), since="2d", step="5m")
     for file in sorted((tmp_path / "out").glob("*.om")):
         command = [promtool, "tsdb", "create-blocks-from", "openmetrics", str(file), str(tmp_path / "blocks")]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert (ran.returncode, ran.stderr) == (0, "")
     prometheus = Prometheus(tmp_path / "prometheus", tmp_path / "blocks")
     with prometheus.server:
-        assert prometheus.value("count_over_time(bike_model_r2_champion_current[20d])", NOW) == 10 * 24 * 12 + 1
+        assert prometheus.value("count_over_time(bike_model_r2_champion_current[20d])", NOW) == 2 * 24 * 12 + 1
 
 
 def test_prometheus_reads_the_runs_of_airflow(log: Log, tmp_path: Path):

@@ -38,8 +38,11 @@ def names() -> dict[str, str]:
     return {image.split(":")[0].rsplit("/", 1)[-1]: image for image in sorted(images)}
 
 
-def provide(engine: Engine, cache: Path, say: Callable[[str], None]) -> dict[str, str]:
+def provide(engine: Engine, cache: Path, say: Callable[[str], None], *, keep: bool) -> dict[str, str]:
     """Fill the engine with every image of `names`.
+
+    Args:
+        keep: keep stand-ins that are made in the cache.
 
     Returns:
         The stand-ins among them: what each is made of, by the image's name. Empty when all are official.
@@ -53,12 +56,14 @@ def provide(engine: Engine, cache: Path, say: Callable[[str], None]) -> dict[str
     say("no image registry is reached: stand-ins are used for all official images")
     recipe = _recipe(images)
     saved, stamp = cache / "stand-ins.tar", cache / "stand-ins.json"
-    if saved.is_file() and stamp.is_file() and stamp.read_text("utf-8") == recipe:
+    kept = saved.is_file() and stamp.is_file() and stamp.read_text("utf-8") == recipe
+    if kept:
         started = time.monotonic()
         engine.docker("load", "--quiet", "--input", str(saved))
         say(f"stand-ins loaded from the cache in {time.monotonic() - started:.0f} s")
     else:
         _make_all(engine, images, cache, say)
+    if keep and not kept:
         saved.unlink(missing_ok=True)
         engine.docker("save", "--output", str(saved), *images.values())
         stamp.write_text(recipe, "utf-8")
