@@ -55,6 +55,11 @@ def r2(reading: Reading) -> dict[str, float]:
     return {dict(s.labels)["model"]: s.value for s in samples}  # type: ignore[union-attr]
 
 
+def zipped(text: str) -> bytes:
+    """The text in gzip; the same bytes each time, for they stand in the names of tests."""
+    return gzip.compress(text.encode(), mtime=0)
+
+
 def json_lines(rows: list[Mapping[str, object]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -324,19 +329,19 @@ ARRAY = r"is a JSON array, not (CSV|JSON lines)\. Write one object a line, as `j
         ("log.csv", b"\n\n", r"log\.csv is empty"),
         ("log.csv", b"\n" + HEADER.encode(), "The first line of .* is blank. It has to name the columns"),
         ("log.csv", b"x" * 70_000, "which has to name the columns, is longer than 65536 bytes"),
-        ("log.csv", gzip.compress(b"x"), r"is compressed with gzip, not CSV\. Let its name end in \.csv\.gz"),
+        ("log.csv", zipped("x"), r"is compressed with gzip, not CSV\. Let its name end in \.csv\.gz"),
         ("log.csv", b"PK\x03\x04...", "is a ZIP archive or an Excel workbook, not CSV"),
         ("log.csv", (HEADER + GOOD.replace("\n", "\r\n")).encode(), r"its lines end in different ways"),
         ("log.csv.gz", HEADER.encode(), r"is not compressed with gzip, as its name says it is"),
-        ("log.csv.gz", gzip.compress(HEADER.encode())[:-9], r"is no whole gzip file: its end is missing"),
-        ("log.csv.gz", gzip.compress(HEADER.encode() + b"x" * 90_000)[:-9], "a gzip file is damaged, or"),
+        ("log.csv.gz", zipped(HEADER)[:-9], r"is no whole gzip file: its end is missing"),
+        ("log.csv.gz", zipped(HEADER + "x" * 90_000)[:-9], "a gzip file is damaged, or"),
         ("log.csv.gz", b"", r"log\.csv\.gz is empty"),
         ("log.jsonl", f"[{ROW}]".encode(), ARRAY),
         ("log.jsonl", f"\n[\n  {ROW},\n  {ROW}\n]\n".encode(), ARRAY),
         ("log.jsonl", b'{\n  "at": "2026-06-21"\n}\n', "holds no JSON object on a line of its own"),
         ("log.jsonl", b"", r"log\.jsonl is empty"),
         ("log.jsonl", json.dumps({str(key): key for key in range(10_001)}).encode(), "more than 10000 different keys"),
-        ("log.jsonl.gz", gzip.compress(ROW.encode() * 9)[:-9], "a gzip file is damaged, or"),
+        ("log.jsonl.gz", zipped(ROW * 9)[:-9], "a gzip file is damaged, or"),
         ("log.parquet", b"", r"log\.parquet is no whole Parquet file: it is empty"),
         ("log.parquet", b"PAR1" + b"x" * 100, r"is no whole Parquet file: its end is missing. If a writer is at work"),
         ("log.parquet", (HEADER + GOOD).encode(), r"is no whole Parquet file: it is damaged"),
@@ -360,8 +365,8 @@ def test_a_sqlite_database_is_named(tmp_path: Path):
 
 
 def test_of_several_files_the_one_that_cannot_be_read_is_named(tmp_path: Path):
-    (tmp_path / "a.csv.gz").write_bytes(gzip.compress((HEADER + GOOD).encode()))
-    (tmp_path / "b.csv.gz").write_bytes(gzip.compress((HEADER + GOOD).encode())[:-9])
+    (tmp_path / "a.csv.gz").write_bytes(zipped(HEADER + GOOD))
+    (tmp_path / "b.csv.gz").write_bytes(zipped(HEADER + GOOD)[:-9])
     with pytest.raises(BadData, match=r"b\.csv\.gz is no whole gzip file"):
         source_for(tmp_path / "*.csv.gz", MODELS).read(None)
     with duckdb.connect() as connection:
@@ -383,7 +388,7 @@ def test_of_several_files_the_one_that_cannot_be_read_is_named(tmp_path: Path):
 def test_compressed_files_are_read(tmp_path: Path, kind: str):
     text = HEADER + GOOD if kind == "csv" else ROW + "\n"
     for number in range(3):
-        (tmp_path / f"{number}.{kind}.gz").write_bytes(gzip.compress(text.encode()))
+        (tmp_path / f"{number}.{kind}.gz").write_bytes(zipped(text))
     assert runs(source_for(tmp_path / f"1.{kind}.gz", MODELS).read(None)) == {"a": 1.0}
     assert runs(source_for(tmp_path / f"*.{kind}.gz", MODELS).read(None)) == {"a": 3.0}
 
