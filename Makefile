@@ -24,7 +24,7 @@ demo: $(VENV)/.run $(VENV)-regmodel/.done ## Play months of the whole loop: mode
 
 test: $(VENV)/.dev ## Run all tests; those that need a real engine are skipped where it is missing (see make engines)
 	@echo "Running the tests. Skipped ones are listed at the end with what they need."
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-stack: $(VENV)/.dev ## Start the compose stack in a Docker engine of its own and use it (needs root; see docs/compose.md)
 	$(BIN)/python -m tests.stack $(ARGS)
