@@ -70,3 +70,19 @@ def test_every_setting_that_a_page_names_exists(page: Path):
     known = {variable.name for variable in VARIABLES}
     named = set(re.findall(r"\b(?:EXPORTER|AUDIT)_[A-Z_]*[A-Z]\b", page.read_text("utf-8")))
     assert named - known == set()
+
+
+NAMED_TEST = re.compile(r"`([\w/.]*\.py|…)::(test_\w+)(…?)`")
+"""A test as docs/testing.md names it: `file.py::name`, `…::name` of the same file, `name…` for the start of a name."""
+
+
+def test_every_test_that_the_page_on_testing_names_exists():
+    missing, file = [], ""
+    found = NAMED_TEST.findall((ROOT / "docs" / "testing.md").read_text("utf-8"))
+    for named, name, cut in found:
+        file = file if named == "…" else named
+        definition = re.compile(rf"^ *def {name}{'' if cut else r'[(]'}", re.MULTILINE)
+        if not any(definition.search(path.read_text("utf-8")) for path in (ROOT / "tests").rglob(file)):
+            missing.append(f"{file}::{name}{cut}")
+    assert missing == []
+    assert len(found) > 30
