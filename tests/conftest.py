@@ -1,14 +1,19 @@
 """Fixtures that every test can ask for, and which tests run in the same worker."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from exporter.catalog import Catalog
+from exporter.catalog_parser import load_catalog
+from exporter.ledger import Ledger
 from testbed.airflow import airflow2, airflow3
 from testbed.bigquery import bigquery_emulator
+from testbed.scripted import Clock
 
 __all__ = ["airflow2", "airflow3", "bigquery_emulator"]
 
@@ -20,6 +25,24 @@ ENGINES = {
     ),
 }
 GROUPS = {f"tests/integration/{name}.py": engine for engine, names in ENGINES.items() for name in names}
+
+
+@pytest.fixture(scope="session")
+def catalog() -> Catalog:
+    """The built-in one, which nothing changes."""
+    return load_catalog()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with_file = Ledger.open(tmp_path / "state")
+    yield with_file
+    with_file.close()
 
 
 class ByEngine(LoadScopeScheduling):

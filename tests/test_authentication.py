@@ -13,7 +13,6 @@ from exporter import app
 from exporter.app import App
 from exporter.authentication import GUESSES_PER_CLIENT, credentials, hashed
 from exporter.catalog import Catalog
-from exporter.catalog_parser import load_catalog
 from exporter.ledger import Ledger
 from exporter.refresh import Refresher
 from exporter.settings import Secret
@@ -28,11 +27,6 @@ PATHS = ("/", "/metrics", "/health", "/-/healthy", "/-/ready", "/-/refresh", "/n
 
 def basic(user: str, password: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return load_catalog()
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import pytest
 from exporter import health
 from exporter.app import App
 from exporter.catalog import Catalog
-from exporter.catalog_parser import load_catalog
 from exporter.errors import SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.refresh import Refresher
@@ -147,11 +146,6 @@ class Bench:
             or (report["snapshot_age_seconds"] or 0) >= INTERVAL
             or shown.value("mlops_exporter_source_up", source="audit") != 1
         )
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return load_catalog()
 
 
 @pytest.fixture

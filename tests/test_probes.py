@@ -2,13 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from exporter.catalog import Catalog
-from exporter.catalog_parser import load_catalog
 from exporter.errors import SourceError, SourceTimeout, SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.refresh import Refresher, State
@@ -20,23 +17,6 @@ from testbed.scripted import Clock, ScriptedSource, failing, reading, turn
 R2 = "bike_model_r2_champion_current"
 INTERVAL = 60.0
 PROBE = 2.0
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return load_catalog()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with_file = Ledger.open(tmp_path / "state")
-    yield with_file
-    with_file.close()
 
 
 def value(state: State, name: str) -> float | None:

@@ -3,14 +3,12 @@
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter import health
 from exporter.catalog import Catalog
-from exporter.catalog_parser import load_catalog
 from exporter.errors import BadData, SourceError, SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.refresh import Refresher, State
@@ -21,23 +19,6 @@ from testbed.scripted import Clock, ScriptedSource, failing, reading, turn
 R2 = "bike_model_r2_champion_current"
 INTERVAL = 60.0
 STALE = 3600.0
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return load_catalog()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with_file = Ledger.open(tmp_path / "state")
-    yield with_file
-    with_file.close()
 
 
 @pytest.fixture

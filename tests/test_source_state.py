@@ -8,7 +8,6 @@ from threading import Event, current_thread
 import pytest
 
 from exporter.catalog import Catalog
-from exporter.catalog_parser import load_catalog
 from exporter.errors import SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.refresh import SETTLE_SECONDS, Refresher
@@ -20,16 +19,6 @@ R2 = "bike_model_r2_champion_current"
 INTERVAL = 60.0
 STALE = 3600.0
 Build = Callable[..., Refresher]
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return load_catalog()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from exporter.catalog import Catalog
-from exporter.catalog_parser import load_catalog, parse_catalog
+from exporter.catalog_parser import parse_catalog
 from exporter.counters import recounted
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
 from exporter.settings import Settings
@@ -71,11 +71,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return load_catalog()
 
 
 @pytest.fixture

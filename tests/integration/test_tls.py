@@ -7,7 +7,6 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from testbed.exporter import ROOT, RunningExporter
 from testbed.many_models import fill_models, models_catalogue
 from testbed.prometheus import RunningPrometheus
 from testbed.usage import rss_bytes
-from tests.integration.test_slow_clients import OWN_SOCKETS, ended, sockets, wait_until
+from tests.integration.test_slow_clients import OWN_SOCKETS, clients, ended, sockets, wait_until
 
 PASSWORD = "planted-password"
 HASH = hashed(PASSWORD, cost=6)
@@ -174,12 +173,6 @@ def test_prometheus_scrapes_with_a_password_alone(tmp_path: Path):
         assert exporter.text_of_log().count("without the right user and password") == 1
 
 
-@contextlib.contextmanager
-def clients(port: int, count: int) -> Iterator[list[socket.socket]]:
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(count)]
-
-
 def test_connections_in_their_handshake_count_and_the_oldest_gives_way(authority: Authority, tmp_path: Path):
     environment = {**web_file(tmp_path), "EXPORTER_MAX_CONNECTIONS": "16"}
     with RunningExporter(tmp_path, environment, session=session(tmp_path)) as exporter:
@@ -209,7 +202,6 @@ def test_slow_clients_over_tls_cost_little_and_end_when_their_time_is_over(autho
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
     def secured(client: socket.socket, sent: bytes) -> None:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         stack.enter_context(context.wrap_socket(client, server_hostname="localhost")).sendall(sent)
 
     with (

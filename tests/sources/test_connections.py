@@ -52,26 +52,6 @@ def test_a_connection_in_the_making_ends_at_the_deadline_however_long_it_may_tak
     assert time.monotonic() - began < 10
 
 
-@pytest.fixture
-def unanswered() -> Iterator[str]:
-    """A listening socket whose backlog is full, so that a new connection gets no answer."""
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        port = listener.getsockname()[1]
-        waiting = []
-        for _ in range(3):
-            one = socket.socket()
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.1", port))
-            waiting.append(one)
-        yield f"http://127.0.0.1:{port}/"
-        for one in waiting:
-            one.close()
-
-
 class KeepsAlive(ThreadingHTTPServer):
     """Answers on connections that stay open, and counts them."""
 

@@ -3,7 +3,6 @@
 import gzip
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 import requests
@@ -148,32 +147,12 @@ def test_other_failures_stay_those_of_requests(fault: faults.Fault, error: type[
             session.get(proxy.url)
 
 
-def test_a_connection_that_nobody_accepts_ends_with_the_connect_timeout(unanswered: Callable[[], str]):
+def test_a_connection_that_nobody_accepts_ends_with_the_connect_timeout(unanswered: str):
     adapter, session = mounted(connect_timeout=0.3)
     began = time.monotonic()
     with adapter.deadline(30), pytest.raises(requests.exceptions.ConnectTimeout):
-        session.get(unanswered())
+        session.get(unanswered)
     assert time.monotonic() - began < 15
-
-
-@pytest.fixture
-def unanswered():
-    """A listening socket whose backlog is full, so that a new connection gets no answer."""
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        port = listener.getsockname()[1]
-        waiting = []
-        for _ in range(3):
-            one = socket.socket()
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.1", port))
-            waiting.append(one)
-        yield lambda: f"http://127.0.0.1:{port}/"
-        for one in waiting:
-            one.close()
 
 
 def test_no_timer_thread_is_left_behind():

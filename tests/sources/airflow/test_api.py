@@ -1,7 +1,5 @@
 """The questions: lists to their end, XComs of any name, and times as Airflow writes them."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from exporter.errors import BadData
@@ -19,12 +17,6 @@ BOTH = pytest.mark.parametrize("api", ["v1", "v2"])
 def fake(request: pytest.FixtureRequest) -> FakeAirflow:
     api = request.node.callspec.params.get("api", "v2") if hasattr(request.node, "callspec") else "v2"
     return FakeAirflow(api)
-
-
-@pytest.fixture
-def proxy(fake: FakeAirflow) -> Iterator[FaultProxy]:
-    with FaultProxy(script=fake) as proxy:
-        yield proxy
 
 
 def make(url: str, **env: str) -> AirflowApi:

@@ -1,25 +1,10 @@
 """What `python -m exporter check` says of Airflow."""
 
-from collections.abc import Iterator
-
-import pytest
-
 from exporter.catalog_parser import load_catalog
 from exporter.check import OK, PROBLEM, WARNING, Finding, check
 from exporter.settings import Settings
 from testbed.fake_airflow import DAGS, NOW, PASSWORD, USERNAME, FakeAirflow
 from testbed.faults import FaultProxy
-
-
-@pytest.fixture
-def fake() -> FakeAirflow:
-    return FakeAirflow()
-
-
-@pytest.fixture
-def proxy(fake: FakeAirflow) -> Iterator[FaultProxy]:
-    with FaultProxy(script=fake) as proxy:
-        yield proxy
 
 
 def findings(tmp_path, **env: str) -> list[Finding]:

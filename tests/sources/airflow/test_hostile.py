@@ -7,7 +7,7 @@ import random
 import resource
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,6 @@ def fake() -> FakeAirflow:
     fake.run(PREDICT, "r", start=NOW - 90, end=NOW - 80, predict_daily_data__rmse=8.5)
     fake.task(FETCH, "r", "fetch_to_bigquery", start=NOW - 89, end=NOW - 81)
     return fake
-
-
-@pytest.fixture
-def proxy(fake: FakeAirflow) -> Iterator[FaultProxy]:
-    with FaultProxy(script=fake) as proxy:
-        yield proxy
 
 
 def json_reply(content: bytes, code: int = 200, **headers: str) -> Callable[[Any], None]:

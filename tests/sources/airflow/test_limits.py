@@ -1,6 +1,5 @@
 """What bounds a refresh of Airflow: how often, how long and how much is asked, and what is given up or left out."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,17 +19,6 @@ from tests.sources.airflow.readings import run_durations, runs_total, task_durat
 
 FETCH, PREDICT, MONITOR = DAGS
 RECORDS = "bike_records_ingested_total"
-
-
-@pytest.fixture
-def fake() -> FakeAirflow:
-    return FakeAirflow()
-
-
-@pytest.fixture
-def proxy(fake: FakeAirflow) -> Iterator[FaultProxy]:
-    with FaultProxy(script=fake) as proxy:
-        yield proxy
 
 
 class Clock:

@@ -1,6 +1,5 @@
 """The source: what it counts, what it asks, and which DAGs it watches."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,6 @@ FETCH, PREDICT, MONITOR = DAGS
 def fake(request: pytest.FixtureRequest) -> FakeAirflow:
     api = request.node.callspec.params.get("api", "v2") if hasattr(request.node, "callspec") else "v2"
     return FakeAirflow(api)
-
-
-@pytest.fixture
-def proxy(fake: FakeAirflow) -> Iterator[FaultProxy]:
-    with FaultProxy(script=fake) as proxy:
-        yield proxy
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------

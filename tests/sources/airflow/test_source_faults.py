@@ -1,7 +1,6 @@
 """Faults in mid refresh, what is said of them, and what `check` is told."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,6 @@ FETCH, PREDICT, MONITOR = DAGS
 def fake(request: pytest.FixtureRequest) -> FakeAirflow:
     api = request.node.callspec.params.get("api", "v2") if hasattr(request.node, "callspec") else "v2"
     return FakeAirflow(api)
-
-
-@pytest.fixture
-def proxy(fake: FakeAirflow) -> Iterator[FaultProxy]:
-    with FaultProxy(script=fake) as proxy:
-        yield proxy
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------

@@ -18,11 +18,6 @@ from testbed.fake_airflow import NOW, FakeAirflow, settings
 from testbed.faults import Request
 
 
-@pytest.fixture
-def fake() -> FakeAirflow:
-    return FakeAirflow()
-
-
 def make(url: str, **env: str) -> AirflowApi:
     return AirflowApi(Session(settings(url, **env), clock=lambda: NOW, jitter=lambda: -0.5))
 

@@ -1,7 +1,6 @@
 """What is counted survives restarts, kills and a ledger that cannot be written, each event once."""
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,6 @@ FETCH, PREDICT, MONITOR = DAGS
 def fake(request: pytest.FixtureRequest) -> FakeAirflow:
     api = request.node.callspec.params.get("api", "v2") if hasattr(request.node, "callspec") else "v2"
     return FakeAirflow(api)
-
-
-@pytest.fixture
-def proxy(fake: FakeAirflow) -> Iterator[FaultProxy]:
-    with FaultProxy(script=fake) as proxy:
-        yield proxy
 
 
 # -- the ledger --------------------------------------------------------------------------------------------------------

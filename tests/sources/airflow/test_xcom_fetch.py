@@ -1,6 +1,5 @@
 """XComs: which are fetched, when, and what a bad one costs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,6 @@ FETCH, PREDICT, MONITOR = DAGS
 def fake(request: pytest.FixtureRequest) -> FakeAirflow:
     api = request.node.callspec.params.get("api", "v2") if hasattr(request.node, "callspec") else "v2"
     return FakeAirflow(api)
-
-
-@pytest.fixture
-def proxy(fake: FakeAirflow) -> Iterator[FaultProxy]:
-    with FaultProxy(script=fake) as proxy:
-        yield proxy
 
 
 AUDIT_BACKED = frozenset(metric.name for metric, _ in load_catalog().audit_metrics())
