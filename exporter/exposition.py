@@ -23,9 +23,9 @@ TEXT: Final = CONTENT_TYPE_PLAIN_0_0_4
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 LINES_AT_ONCE: Final = 500
-"""Lines that are put together before they are compressed."""
+"""Lines that are put together at a time."""
 CHUNK_BYTES: Final = 128 * 1024
-"""Least size of a chunk, except for a body's last one: what is sent to a client before it has to take some."""
+"""About the size of a chunk: what is sent to a client before it has to take some."""
 _EOF: Final = b"# EOF\n"
 
 
@@ -71,7 +71,7 @@ class _Static(Collector):
 
 
 class _Chunks:
-    """A body as it grows."""
+    """A body as it grows. A part of a chunk's size is one as it stands: both formats hold the same bytes."""
 
     def __init__(self) -> None:
         self._full: list[bytes] = []
@@ -79,6 +79,8 @@ class _Chunks:
         self._size = self._in_parts = 0
 
     def add(self, part: bytes) -> None:
+        if len(part) >= CHUNK_BYTES and self._parts:
+            self._close()
         self._parts.append(part)
         self._in_parts += len(part)
         if self._in_parts >= CHUNK_BYTES:
@@ -90,7 +92,7 @@ class _Chunks:
         return Body(tuple(self._full), self._size)
 
     def _close(self) -> None:
-        self._full.append(b"".join(self._parts))
+        self._full.append(self._parts[0] if len(self._parts) == 1 else b"".join(self._parts))
         self._size += self._in_parts
         self._parts, self._in_parts = [], 0
 
@@ -143,9 +145,19 @@ def _parts(family: Metric | Family, escaped: "_EscapedLabels") -> Iterator[tuple
     yield generate_latest(head), in_openmetrics.removesuffix(_EOF)
     if isinstance(family, Family):
         lines = _lines(family, escaped)
+        text = ""
         while some := "".join(islice(lines, LINES_AT_ONCE)):
-            part = some.encode()  # samples of these types are the same in both formats
-            yield part, part
+            text += some
+            if len(text) >= CHUNK_BYTES:
+                yield _in_both(text)
+                text = ""
+        yield _in_both(text)
+
+
+def _in_both(text: str) -> tuple[bytes, bytes]:
+    """Samples of the types that are written here are the same in both formats."""
+    part = text.encode()
+    return part, part
 
 
 class _EscapedLabels:

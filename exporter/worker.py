@@ -32,7 +32,7 @@ HANDSHAKE_SECONDS: Final = 10.0
 GOODBYE_SECONDS: Final = 1.0
 """How long a client may take to answer the end of TLS before its connection is dropped."""
 TICK_SECONDS: Final = 0.25
-"""How often the worker looks after idle connections, the refresh loop, and gunicorn's master."""
+"""How often the worker looks after its connections, the refresh loop, and gunicorn's master."""
 DEAD_SECONDS: Final = 5.0
 """How long the refresh loop may be dead before the worker ends, so that gunicorn starts it anew: what kills it at once
 must not be repeated without a pause."""
@@ -57,7 +57,7 @@ class Connections:
         self._limit = limit
         self._clock = clock
         self._idle: dict[Droppable, float] = {}  # the longest idle first
-        self._busy: set[Droppable] = set()
+        self._busy: dict[Droppable, float] = {}  # the longest busy first
 
     def __len__(self) -> int:
         return len(self._idle) + len(self._busy)
@@ -72,26 +72,27 @@ class Connections:
     def serves(self, connection: Droppable) -> None:
         """A request has arrived."""
         self._idle.pop(connection, None)
-        self._busy.add(connection)
+        self._busy[connection] = self._clock()
 
     def waits(self, connection: Droppable) -> None:
         """The connection waits for a request from now on."""
-        self._busy.discard(connection)
+        self._busy.pop(connection, None)
         self._idle.pop(connection, None)
         self._idle[connection] = self._clock()
 
     def closed(self, connection: Droppable) -> None:
         """The connection is gone."""
         self._idle.pop(connection, None)
-        self._busy.discard(connection)
+        self._busy.pop(connection, None)
 
-    def drop_idle(self) -> None:
-        """Drop connections that have been idle for too long."""
-        limit = self._clock() - IDLE_SECONDS
-        for connection, since in list(self._idle.items()):
-            if since > limit:
-                break
-            self._drop(connection)
+    def drop_late(self) -> None:
+        """Drop connections that have been idle, or busy with one answer, for too long."""
+        now = self._clock()
+        for since_when, seconds in ((self._idle, IDLE_SECONDS), (self._busy, RESPONSE_SECONDS)):
+            for connection, since in list(since_when.items()):
+                if now - since < seconds:
+                    break
+                self._drop(connection)
 
     def _drop(self, connection: Droppable) -> None:
         self.closed(connection)
@@ -127,7 +128,7 @@ class BoundedWorker(ASGIWorker):
             elif time.monotonic() - alive_at > DEAD_SECONDS:
                 log.critical("the refresh loop has stopped: this worker ends, and gunicorn starts another one")
                 break
-            connections.drop_idle()
+            connections.drop_late()
             await asyncio.sleep(TICK_SECONDS)
         if watch is not None:
             watch.cancel()
@@ -238,10 +239,7 @@ class Connection(ASGIProtocol):
         """Run the app for one request."""
         self._connections.serves(self)
         try:
-            async with asyncio.timeout(RESPONSE_SECONDS):
-                await self._asgi(scope, receive, send)
-        except TimeoutError:
-            self.drop()
+            await self._asgi(scope, receive, send)
         finally:
             if self._socket is not None and not self._socket.is_closing():
                 self._connections.waits(self)

@@ -23,7 +23,7 @@ from exporter.catalog import Catalog, CountRows, MetricSpec
 from exporter.catalog_parser import load_catalog, parse_catalog
 from exporter.choice import sources_of
 from exporter.errors import FAILURE_REASONS
-from exporter.exposition import LINES_AT_ONCE, Exposition, render
+from exporter.exposition import CHUNK_BYTES, LINES_AT_ONCE, Exposition, render
 from exporter.families import CACHED, OWN_FAMILIES, Family, families
 from exporter.snapshot import Grid, HistogramSample, Labels, Observation, Reading, Sample, Snapshot, SourceStatus
 from testbed.exposed import Exposed
@@ -356,6 +356,17 @@ def test_more_lines_than_are_put_together_at_once_are_all_there_in_order():
     assert gzip.decompress(bytes(exposition.text_gzip)) == bytes(exposition.text)
     assert gzip.decompress(bytes(exposition.openmetrics_gzip)) == bytes(exposition.openmetrics)
     assert f'model="m{LINES_AT_ONCE}"' not in exposition.text.decode()
+
+
+def test_a_large_family_is_held_once_for_both_formats():
+    """What is shown and what is being rendered are held at once, so that a second copy would count twice."""
+    sets: tuple[Labels, ...] = tuple((("model", f"m{number}"),) for number in range(3 * CHUNK_BYTES // 20))
+    family = Family("shop_r2", "gauge", "R2.", ("model",), Grid(sets, (((), array("d", [0.5] * len(sets))),)))
+    exposition = render([family])
+    in_text = {id(chunk) for chunk in exposition.text.chunks}
+    own = [chunk for chunk in exposition.openmetrics.chunks if id(chunk) not in in_text]
+    assert len(in_text) > 2
+    assert sum(map(len, own)) < len(exposition.openmetrics) - 2 * CHUNK_BYTES
 
 
 # -- the exporter's own ------------------------------------------------------------------------------------------------
