@@ -7,6 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIN := bin/pip-compile --upgrade --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links --annotation-style=line
 
+# Where it is set, each worker of `make test` rewrites all assertions anew, which takes it half of its collection.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-stack mutants lint format docs engines bench dist pin clean
 

@@ -1,5 +1,6 @@
 """The generated files as Grafana, Prometheus and Alertmanager would read them."""
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,9 @@ VARIABLES = {
 }
 
 
+@functools.cache
 def read_yaml(name: str) -> Any:
+    """The file as it is parsed, once: nobody changes it."""
     return yaml.safe_load((PROVISIONING / name).read_text("utf-8"))
 
 
@@ -66,6 +69,7 @@ def threshold(rule: dict[str, Any]) -> tuple[str, str, float]:
     return node["model"]["expression"], evaluator["type"], evaluator["params"][0]
 
 
+@functools.cache
 def alerts() -> dict[str, list[dict[str, Any]]]:
     """Prometheus' rules by group."""
     document = yaml.safe_load((PROMETHEUS / "rules" / "mlops.yml").read_text("utf-8"))

@@ -1,7 +1,7 @@
 """The real application, with one bug planted: an evaluation of 1971 divides by zero. For the load test."""
 
 import os
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -19,6 +19,6 @@ class Buggy(Service):
 
 
 def create_app() -> FastAPI:
-    """The application; models are kept in the folder that REGMODEL_MODELS_DIR names."""
-    settings = Settings(models_dir=Path(os.environ["REGMODEL_MODELS_DIR"]))
+    """The application; models are kept in the folder that REGMODEL_MODELS_DIR names. Its champion is soon trained."""
+    settings = Settings(Path(os.environ["REGMODEL_MODELS_DIR"]), data_start=date(2025, 3, 3), baseline_weeks=6)
     return create_real_app(settings, service=Buggy(settings))

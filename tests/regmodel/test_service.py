@@ -41,9 +41,9 @@ def test_a_city_that_begins_tomorrow_has_one_day_of_counts(tmp_path: Path):
     )
 
 
+@pytest.mark.usefixtures("learns_the_mean_alone")
 def test_no_training_window_reaches_beyond_the_counts(tmp_path: Path):
-    settings = Settings(models_dir=tmp_path, data_start=date(2025, 3, 1), baseline_weeks=8)
-    service = Service(settings, now=lambda: NOW)
+    service = a_service(tmp_path)
     assert service.train(cut_off=NOW + 30 * DAY).trained_to == "2025-06-02T00:00:00Z"
     assert service.train(cut_off=NOW - 10 * DAY).trained_to == "2025-05-23T03:00:00Z"
 

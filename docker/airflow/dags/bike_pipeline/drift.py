@@ -21,7 +21,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from bike_pipeline.records import Count, PipelineError
 
@@ -179,6 +178,9 @@ def detect(history: Sequence[Day], reference: Sequence[Day], current: Sequence[D
 
 def two_sample_test(reference: Floats, current: Floats) -> tuple[float, float]:
     """The KS distance of two series of daily values, and its p-value for as many independent days as they hold."""
+    # Airflow imports this file each time it parses the DAG, and scipy.stats takes a second of CPU.
+    from scipy import stats
+
     distance = float(stats.ks_2samp(reference, current, method="asymp").statistic)
     memory = _memory(reference)
     sizes = [len(values) * (1 - memory) / (1 + memory) for values in (reference, current)]
