@@ -74,27 +74,32 @@ def debian_mirror() -> tuple[str, str]:
     raise Unavailable("apt knows no Debian archive: apt-get update")
 
 
-def newer_packages(folder: Path, names: tuple[str, ...]) -> Path:
+def newer_packages(folder: Path, names: tuple[str, ...], *, fetch: bool = True) -> Path:
     """Unpack packages of NEWER below `folder`, without installing them. They need nothing but a C library.
+
+    Args:
+        fetch: get them from Debian unless they are there already.
 
     Returns:
         The folder that stands for their root.
 
     Raises:
-        Unavailable: they cannot be fetched.
+        Unavailable: they cannot or must not be fetched.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         # Tests that run side by side may want it at the same time.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _unpacked(folder, names)
+        return _unpacked(folder, names, fetch)
 
 
-def _unpacked(folder: Path, names: tuple[str, ...]) -> Path:
+def _unpacked(folder: Path, names: tuple[str, ...], fetch: bool) -> Path:
     root, apt = folder / "root", folder / "apt"
     stamp = folder / "unpacked"
     if stamp.is_file() and stamp.read_text("utf-8").split() == list(names):
         return root
+    if not fetch:
+        raise Unavailable(f"not installed: {' and '.join(names)}")
     shutil.rmtree(folder, ignore_errors=True)
     address, _ = debian_mirror()
     for part in ("lists/partial", "cache/archives/partial", "parts", "packages"):
@@ -124,8 +129,11 @@ def _unpacked(folder: Path, names: tuple[str, ...]) -> Path:
     return root
 
 
-def client_config(folder: Path) -> Path:
+def client_config(folder: Path, *, fetch: bool = True) -> Path:
     """A folder for DOCKER_CONFIG whose command-line plugins are Compose 2 and buildx.
+
+    Args:
+        fetch: get them from Debian where this machine has none.
 
     Raises:
         Unavailable: they are neither here nor to be had.
@@ -138,7 +146,7 @@ def client_config(folder: Path) -> Path:
         for name in ("docker-compose", "docker-buildx")
     }
     if not all(found.values()):
-        root = newer_packages(folder / "packages", tuple(found))
+        root = newer_packages(folder / "packages", tuple(found), fetch=fetch)
         found = {name: root / "usr/libexec/docker/cli-plugins" / name for name in found}
     for name, path in found.items():
         link = plugins / name
