@@ -14,7 +14,7 @@ from exporter.catalog_parser import load_catalog, parse_catalog
 from exporter.errors import BadData, ConfigError
 from exporter.glance import glance
 from exporter.sources.audit.columns import Column
-from tests.test_main import run
+from tests.command_line import run
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 LOGS = [EXAMPLES / name for name in ("churn/runs.csv", "mlflow/metrics.csv")]

@@ -4,12 +4,10 @@ Those on BigQuery, which have a `schema.json`, run in tests/integration/test_big
 """
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -24,22 +22,15 @@ from exporter.sources import build_sources
 from testbed.fake_airflow import PASSWORD, USERNAME, FakeAirflow
 from testbed.fake_airflow import settings as fake_settings
 from testbed.faults import FaultProxy
+from tests import command_line
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 FOLDERS = sorted(path.parent for path in EXAMPLES.glob("*/catalogue.yaml"))
 NOT_LOGS = ("catalogue.yaml", "metrics.txt", "airflow.json", "schema.json")
 
 
-def run(folder: Path, command: str, cwd: Path, env: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
-    env = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(EXAMPLES.parent.parent),
-        "EXPORTER_CATALOG": str(folder / "catalogue.yaml"),
-        **env,
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "exporter", command], cwd=cwd, env=env, capture_output=True, text=True, check=False
-    )
+def run(folder: Path, command: str, cwd: Path, env: Mapping[str, str]) -> CompletedProcess[str]:
+    return command_line.run(cwd, command, EXPORTER_CATALOG=str(folder / "catalogue.yaml"), **env)
 
 
 def holds(folder: Path, cwd: Path, env: Mapping[str, str]) -> None:

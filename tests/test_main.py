@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it."""
+"""The command line: in the test's process, but where the process is what matters."""
 
 import os
 import subprocess
@@ -13,20 +13,9 @@ from exporter.catalog_parser import load_catalog
 from exporter.settings import VARIABLES
 from exporter.sources.audit.schema import STANDARD
 from testbed.exposed import Exposed
+from tests.command_line import run
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "exporter", *arguments],
-        cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_help_is_worth_reading(tmp_path: Path):
@@ -37,8 +26,23 @@ def test_help_is_worth_reading(tmp_path: Path):
     assert max(len(line) for line in text.splitlines()) <= 120
 
 
-def test_version(tmp_path: Path):
-    assert run(tmp_path, "--version").stdout == f"mlops-exporter {__version__}\n"
+def in_a_process(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """What a shell's command does; $exporter is the command line."""
+    return subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "exporter": f"{sys.executable} -m exporter"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_version_and_exit_code_of_a_process(tmp_path: Path):
+    ran = in_a_process(tmp_path, "$exporter --version; AUDIT_URL=nonsense exec $exporter check")
+    assert (ran.returncode, ran.stdout) == (2, f"mlops-exporter {__version__}\n")
+    assert ran.stderr.startswith("error: AUDIT_URL")
 
 
 @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("once", "--nonsense")])
@@ -66,15 +70,7 @@ def test_once_exits_1_when_a_source_failed_and_prints_what_it_has(tmp_path: Path
 
 
 def test_once_into_a_pipe_that_closes_early_is_no_error(tmp_path: Path):
-    ran = subprocess.run(
-        ["/bin/sh", "-c", f"{sys.executable} -m exporter once | head -1"],
-        cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ran = in_a_process(tmp_path, "$exporter once | head -1")
     assert "Traceback" not in ran.stderr
     assert ran.stdout.startswith("# HELP")
 
@@ -92,7 +88,7 @@ def test_all_problems_of_settings_and_catalogue_are_reported_and_exit_2(tmp_path
 
 
 def test_serving_on_another_machines_address_is_refused_and_exits_2(tmp_path: Path):
-    ran = run(tmp_path, "serve", EXPORTER_HOST="192.0.2.1")
+    ran = in_a_process(tmp_path, "EXPORTER_HOST=192.0.2.1 exec $exporter serve")
     assert ran.returncode == 2
     (error,) = [line for line in ran.stderr.splitlines() if "rror" in line]
     assert error.startswith("error: EXPORTER_HOST: cannot listen on 192.0.2.1: ")
@@ -115,8 +111,9 @@ def test_a_key_file_that_is_no_file_does_not_hold_up_the_start(tmp_path: Path, k
         (tmp_path / "key.json").mkdir()
     else:
         os.mkfifo(tmp_path / "key.json")
-    ran = run(tmp_path, "once", GOOGLE_APPLICATION_CREDENTIALS="key.json")
-    assert ran.returncode == 0
+    ran = run(tmp_path, "once", AUDIT_URL="nowhere.csv", GOOGLE_APPLICATION_CREDENTIALS="key.json")
+    assert ran.returncode == 1
+    assert Exposed(ran.stdout).value("mlops_exporter_source_up", source="audit") == 0
     assert "Traceback" not in ran.stderr
 
 
@@ -144,7 +141,7 @@ def test_check_fails_when_the_log_cannot_be_read(tmp_path: Path):
 
 
 def test_check_shows_warnings_about_unknown_variables(tmp_path: Path):
-    ran = run(tmp_path, "check", EXPORTER_REFRESH_SECOND="5")
+    ran = run(tmp_path, "check", AUDIT_URL="nowhere.csv", EXPORTER_REFRESH_SECOND="5")
     assert "did you mean EXPORTER_REFRESH_SECONDS?" in ran.stdout
 
 

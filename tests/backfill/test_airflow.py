@@ -20,7 +20,7 @@ from tests.sources.audit.test_properties import COLUMNS
 
 END = 1_750_000_200.0
 """When history is written: a moment of every grid."""
-UNIT = 9000.0
+UNIT = 1800.0
 """Time between two runs of a DAG, in seconds: a multiple of 5 minutes."""
 LOOKBACK = {"AIRFLOW_LOOKBACK_DAYS": str(30 * UNIT / 86400)}
 BOTH = pytest.mark.parametrize("api", ["v1", "v2"])
@@ -116,13 +116,13 @@ def test_every_sample_is_what_the_live_exporter_showed(
     runs = fill(fake)
     ledger = Ledger.open(tmp_path / "state")
     seen: dict[float, Shown] = {}
-    for units in range(10, -1, -1):
+    for units in range(10, -1, -2):
         fake.now = END - units * UNIT
         fake.runs = [one for one in runs if one["end"] <= fake.now]
         seen[fake.now] = live(proxy.url, ledger, fake.now)
     ledger.close()
     before = (tmp_path / "state" / "ledger.sqlite3").read_bytes()
-    history, said = backfilled(log, proxy, tmp_path / "out", str(tmp_path / "state"), since="180000s")
+    history, said = backfilled(log, proxy, tmp_path / "out", str(tmp_path / "state"), since="36000s")
     assert (tmp_path / "state" / "ledger.sqlite3").read_bytes() == before
     assert len(seen[END]) > 60
     for moment, expected in seen.items():
@@ -141,7 +141,7 @@ def test_history_begins_where_live_counting_began_and_rises_by_one_run_at_a_time
         fake.runs = [one for one in runs if one["end"] <= fake.now]
         expected = live(proxy.url, ledger, fake.now)
     ledger.close()
-    history, _ = backfilled(log, proxy, tmp_path / "out", str(tmp_path / "state"), since="441000s")
+    history, _ = backfilled(log, proxy, tmp_path / "out", str(tmp_path / "state"), since="88200s")
     assert at(history, END) == expected
     series = "airflow_dag_runs_total", (("dag_id", FETCH), ("state", "success"))
     times = history[series]
@@ -155,7 +155,7 @@ def test_an_airflow_that_was_never_seen_begins_with_the_look_back(
     fake: FakeAirflow, proxy: FaultProxy, log: Log, tmp_path: Path
 ):
     fill(fake)
-    history, _ = backfilled(log, proxy, tmp_path / "out", since="441000s")
+    history, _ = backfilled(log, proxy, tmp_path / "out", since="88200s")
     assert at(history, END) == live(proxy.url, Ledger.open(None), END)
     times = history["airflow_dag_runs_total", (("dag_id", FETCH), ("state", "success"))]
     assert END - 30 * UNIT <= min(times) <= END - 30 * UNIT + 300
@@ -187,7 +187,7 @@ def test_an_end_that_airflow_forgot_stays_counted(fake: FakeAirflow, proxy: Faul
     ledger.close()
     series = "airflow_dag_runs_total", (("dag_id", FETCH), ("state", "success"))
     assert expected[series] == 31
-    history, _ = backfilled(log, proxy, tmp_path / "out", str(tmp_path / "state"), since="45000s")
+    history, _ = backfilled(log, proxy, tmp_path / "out", str(tmp_path / "state"), since="9000s")
     assert at(history, END) == expected
     assert history[series][END - 600] == 30
 
@@ -210,7 +210,7 @@ def test_a_run_that_ended_on_the_border_of_two_questions_is_one_run(
 
 def test_what_is_left_out_is_said(fake: FakeAirflow, proxy: FaultProxy, log: Log, tmp_path: Path):
     fill(fake)
-    _, said = backfilled(log, proxy, tmp_path / "out", since="9000s")
+    _, said = backfilled(log, proxy, tmp_path / "out", since="1800s")
     text = "\n".join(said)
     assert "not backfilled: bike_records_ingested_total, because it comes from XComs, which take one" in text
     assert "not backfilled: airflow_task_duration_seconds, because Airflow lists tasks" in text
@@ -221,5 +221,5 @@ def test_what_is_left_out_is_said(fake: FakeAirflow, proxy: FaultProxy, log: Log
 def test_an_airflow_that_is_down_is_an_error_and_nothing_is_left(proxy: FaultProxy, log: Log, tmp_path: Path):
     proxy.refuse()
     with pytest.raises(SourceUnavailable):
-        backfilled(log, proxy, tmp_path / "out", since="9000s")
+        backfilled(log, proxy, tmp_path / "out", since="1800s")
     assert not (tmp_path / "out").exists()

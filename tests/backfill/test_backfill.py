@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.backfill import request
@@ -26,6 +26,7 @@ from exporter.errors import ConfigError, OutputError, SourceUnavailable
 from exporter.ledger import Ledger
 from exporter.snapshot import Sample, Snapshot, SourceStatus, Totals
 from exporter.state_file import FILE_NAME, SCHEMA_VERSION
+from tests import command_line
 from tests.backfill.history import NOW, History, read, run
 from tests.sources.audit.duckdb_log import CATALOG, DAY, Log, source_for
 from tests.sources.audit.test_properties import COLUMNS, ROWS, comparable
@@ -80,7 +81,7 @@ HISTORIES = st.lists(
 ).filter(lambda rows: all(comparable(row) for row in rows))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings.default.max_examples // 2)
 @given(rows=HISTORIES, env=st.sampled_from(["", "prod"]))
 def test_every_sample_is_what_the_live_exporter_would_have_shown(rows: list[dict[str, Any]], env: str):
     """At each moment the rows up to it alone are put into a log of their own, and the live source reads that."""
@@ -144,8 +145,8 @@ def test_the_counters_of_a_log_that_lost_rows_join_the_live_ones(log: Log, tmp_p
         ledger.save_reading(type(reading)(**{**fields(reading), "identity": identity, "totals": totals}))
         ledger.close()
         out = tmp_path / f"out-{expected}"
-        said = run(log.path, out, env={"EXPORTER_STATE_DIR": str(state)}, step="5m")
-        assert values(read(out), deployments("deploy"), 2 * DAY, 0) == [expected - 1, expected]
+        said = run(log.path, out, env={"EXPORTER_STATE_DIR": str(state)}, since="25h", step="5m")
+        assert values(read(out), deployments("deploy"), 25 * 3600, 0) == [expected - 1, expected]
         assert any("rows that have left the log" in line for line in said) == (expected == 8)
 
 
@@ -170,7 +171,7 @@ def damaged(file: Path) -> None:
 def test_a_state_file_that_cannot_be_read_is_a_warning(spoil: Any, why: str, log: Log, tmp_path: Path):
     log.add([{"at": NOW - DAY, "deployment_decision": "deploy"}])
     spoil(tmp_path / "state" / "ledger.sqlite3")
-    said = run(log.path, tmp_path / "out", env={"EXPORTER_STATE_DIR": str(tmp_path / "state")}, step="5m")
+    said = run(log.path, tmp_path / "out", env={"EXPORTER_STATE_DIR": str(tmp_path / "state")}, since="1h", step="5m")
     assert said[0].startswith("warning: the exporter's state cannot be read")
     assert why in said[0]
     assert values(read(tmp_path / "out"), deployments("deploy"), 0) == [1]
@@ -223,7 +224,7 @@ metrics:
 
 def test_the_sum_is_said_before_it_is_written_and_is_right(log: Log, tmp_path: Path):
     log.add([{"at": NOW - DAY - 7, "r2": 0.5, "drift_share": "0.5"}, {"at": NOW - 5, "rmse": 3.0}])
-    said = run(log.path, tmp_path / "out", step="1m", since="9d")
+    said = run(log.path, tmp_path / "out", step="5m", since="9d")
     history = read(tmp_path / "out")
     (plan,) = [line for line in said if "in steps of" in line]
     found = re.search(r"(\d+) series, (\d+) samples, (\d+) files, about ([\d.]+) MiB", plan)
@@ -264,7 +265,7 @@ def test_a_log_without_rows_is_an_error_and_leaves_nothing(log: Log, tmp_path: P
 
 def test_rows_that_are_all_older_are_held_with_a_warning(log: Log, tmp_path: Path):
     log.add([{"at": NOW - 9 * DAY, "r2": 0.5}])
-    said = run(log.path, tmp_path / "out", step="5m")
+    said = run(log.path, tmp_path / "out", since="1d", step="5m")
     assert "warning: no row since then: what older rows say is held all the way." in said
     assert set(read(tmp_path / "out")[R2].values()) == {0.5}
 
@@ -330,19 +331,11 @@ ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "EXPORTER_ST
 
 
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "exporter", "backfill", *arguments],
-        cwd=folder,
-        env={**ENVIRONMENT, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return command_line.run(folder, "backfill", *arguments, EXPORTER_STATE_DIR="none", **environment)
 
 
 def test_exit_codes(tmp_path: Path):
-    ran = command(tmp_path, "--since", "30d", "--output", "out", "--step", "5m")
+    ran = command(tmp_path, "--since", "7d", "--output", "out", "--step", "5m")
     assert ran.returncode == 0
     assert "promtool tsdb create-blocks-from openmetrics FILE" in ran.stdout
     assert "\r" not in ran.stderr
