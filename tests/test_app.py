@@ -246,7 +246,7 @@ def test_healthy_follows_the_loop_not_the_sources(client: AsgiClient, refresher:
     assert client.get("/-/healthy").status_code == 503
     source.answer = failing(SourceUnavailable("gone"))
     refresher.start()
-    assert source.entered.wait(5)
+    assert source.entered.wait(30)
     assert client.get("/-/healthy").status_code == 200
     refresher.stop()
     assert client.get("/-/healthy").status_code == 503

@@ -239,9 +239,9 @@ def test_ten_thousand_models_make_a_small_page_in_a_few_milliseconds():
             size = len(client.get("/").data)
             took = []
             for _ in range(5):
-                began = time.perf_counter()
+                began = time.process_time()
                 assert client.get("/").status_code == 200
-                took.append(time.perf_counter() - began)
+                took.append(time.process_time() - began)
             return size, min(took)
         finally:
             refresher.stop()
@@ -249,7 +249,7 @@ def test_ten_thousand_models_make_a_small_page_in_a_few_milliseconds():
     few, many = page_of(10), page_of(10_000)
     assert many[0] < few[0] + 1_000
     assert many[0] < 64_000
-    assert many[1] - few[1] < 0.05, "seconds; generous, for a machine that does other things too"
+    assert many[1] - few[1] < 0.05, "seconds of CPU; generous, for a machine that does other things too"
 
 
 # -- HTML --------------------------------------------------------------------------------------------------------------

@@ -263,8 +263,8 @@ def test_at_the_stop_no_source_is_closed_while_its_call_goes_on(
     idle = ScriptedSource(lambda _: reading(catalog, clock, source="airflow"), name="airflow")
     refresher = build(hung, idle)
     refresher.step()
-    assert hung.entered.wait(5)
-    assert idle.entered.wait(5)
+    assert hung.entered.wait(30)
+    assert idle.entered.wait(30)
     refresher.stop(timeout=0.0)
     assert not hung.closed
     hung.release()

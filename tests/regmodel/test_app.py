@@ -107,7 +107,7 @@ def test_only_one_training_at_a_time(service: Service, api: TestClient, monkeypa
     first = threading.Thread(target=lambda: api.post("/train", json={}))
     first.start()
     try:
-        assert begun.wait(10)
+        assert begun.wait(30)
         answer = api.post("/train", json={})
         assert answer.status_code == 409
         assert answer.headers["Retry-After"] == "5"
