@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter.backfill import request
@@ -81,7 +81,7 @@ HISTORIES = st.lists(
 ).filter(lambda rows: all(comparable(row) for row in rows))
 
 
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings.default.max_examples // 2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=HISTORIES, env=st.sampled_from(["", "prod"]))
 def test_every_sample_is_what_the_live_exporter_would_have_shown(rows: list[dict[str, Any]], env: str):
     """At each moment the rows up to it alone are put into a log of their own, and the live source reads that."""
