@@ -329,6 +329,8 @@ ARRAY = r"is a JSON array, not (CSV|JSON lines)\. Write one object a line, as `j
         ("log.csv", b"\n\n", r"log\.csv is empty"),
         ("log.csv", b"\n" + HEADER.encode(), "The first line of .* is blank. It has to name the columns"),
         ("log.csv", b"x" * 70_000, "which has to name the columns, is longer than 65536 bytes"),
+        ("log.csv", b"at" + b",a" * 10_000 + b"\n", r"The header of .* names 10001 columns; at most 10000 are read"),
+        ("log.csv", b"at" + b"," * 60_000 + b"\n", "names 60001 columns"),
         ("log.csv", zipped("x"), r"is compressed with gzip, not CSV\. Let its name end in \.csv\.gz"),
         ("log.csv", b"PK\x03\x04...", "is a ZIP archive or an Excel workbook, not CSV"),
         ("log.csv", (HEADER + GOOD.replace("\n", "\r\n")).encode(), r"its lines end in different ways"),
