@@ -117,7 +117,11 @@ class DuckDBReader:
         Raises:
             SourceError: as `read`.
         """
-        with self._deadline(), self._opened(self._log.look()) as (connection, _):
+        with (
+            self._deadline(),
+            errors(self._location, self._stop, self._log.timeout_seconds),
+            self._opened(self._log.look()) as (connection, _),
+        ):
             columns = self._columns(connection)[0]
             name = self._name
             # Times as texts: Python's own need a package more.

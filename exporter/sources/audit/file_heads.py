@@ -93,7 +93,7 @@ def csv_header(path: Path) -> Header | None:
     names: list[str] = []
     taken: set[str] = set()
     numbers: Counter[str] = Counter()
-    for position, field in enumerate(fields):
+    for position, field in enumerate(field.strip() for field in fields):
         name = field or f"column{position}"
         while name.lower() in taken:
             numbers[field] += 1

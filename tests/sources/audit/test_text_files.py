@@ -288,6 +288,10 @@ def test_the_header_says_what_stands_between_fields(tmp_path: Path, delimiter: s
     assert (r2(reading), runs(reading)) == ({'m, "1"': 0.5}, {'m, "1"': 1.0})
 
 
+def test_blanks_around_a_columns_name_are_none_of_it(tmp_path: Path):
+    assert r2(read(tmp_path / "log.csv", "at , model, r2\n2026-06-20, a, 0.5\n")) == {"a": 0.5}
+
+
 def test_columns_may_differ_between_csv_files(tmp_path: Path):
     (tmp_path / "a.csv").write_text("at,model,what\n2026-06-21,a,go\n")
     (tmp_path / "b.csv").write_text("MODEL;AT;WHAT;r2\nb;2026-06-21;go;0,5\nb;2026-06-20;go;0.7\n")
