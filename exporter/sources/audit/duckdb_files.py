@@ -27,7 +27,7 @@ JSON_FILES_AT_ONCE: Final = 8
 _REASONS: Final = {
     "MISSING COLUMNS": "fewer fields than the header",
     "TOO MANY COLUMNS": "more fields than the header",
-    "UNQUOTED VALUE": "a quotation mark in the wrong place, or none at the end",
+    "UNQUOTED VALUE": "a quotation mark in the wrong place, or none at the end (which takes lines after it along)",
     "INVALID ENCODING": "bytes that are not UTF-8 (save the file in UTF-8)",
     "LINE SIZE OVER MAXIMUM": "more than 2,000,000 bytes",
 }

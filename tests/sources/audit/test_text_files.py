@@ -163,7 +163,7 @@ def test_no_order_of_day_and_month_is_guessed_and_a_log_without_times_is_down(
 HEADER = "at,r2,what,model\n"
 GOOD = "2026-06-20T01:00:00Z,0.5,go,a\n"
 FEWER, MORE = "fewer fields than the header", "more fields than the header"
-QUOTE = "a quotation mark in the wrong place, or none at the end"
+QUOTE = "a quotation mark in the wrong place, or none at the end (which takes lines after it along)"
 UTF8 = "bytes that are not UTF-8 (save the file in UTF-8)"
 
 
