@@ -237,13 +237,11 @@ class BigQueryTable:
         """Google's client, made at the first use: finding credentials may read files and ask a metadata server."""
         if self._client is None:
             credentials = self._credentials()
-            tokens = requests.Session()
+            tokens = self._adapter.carry(requests.Session())
             session = google.auth.transport.requests.AuthorizedSession(  # type: ignore[no-untyped-call]
                 credentials, auth_request=google.auth.transport.requests.Request(tokens)
             )
-            for mounted in (tokens, session):
-                mounted.mount("https://", self._adapter)
-                mounted.mount("http://", self._adapter)
+            self._adapter.carry(session)
             endpoint = self._settings.bigquery_emulator
             self._client = bigquery.Client(
                 project=self._settings.google_project,
