@@ -315,8 +315,11 @@ def test_links_in_circles_end_and_no_row_counts_twice(tmp_path: Path):
     for number in range(20):
         (deep / f"again{number}").symlink_to(tmp_path)
     (tmp_path / "latest.csv").symlink_to(deep / "log.csv")
+    (tmp_path / "itself").symlink_to("itself")
+    (tmp_path / "itself.csv").symlink_to("itself.csv")
     reading = source_for(tmp_path / "**" / "*.csv").read(None)
     assert reading.facts["rows"] == 2
+    assert source_for(tmp_path / "*" / "01" / "*.csv").read(None).facts["rows"] == 1
 
 
 def test_a_file_whose_name_is_no_text_is_named(tmp_path: Path):
