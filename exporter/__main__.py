@@ -10,6 +10,7 @@ import argparse
 import getpass
 import logging
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -22,7 +23,7 @@ from exporter.catalog_parser import load_catalog
 from exporter.errors import ConfigError, OutputError, SourceError
 from exporter.logs import configure_logging
 from exporter.settings import VARIABLES, Settings, secrets_of
-from exporter.showable import escaped
+from exporter.showable import escaped, quoted
 from exporter.sources import require_drivers
 
 EPILOG = """\
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         catalog = load_catalog(None if options.run is _catalogue else settings.catalog_path)
         if catalog.has_audit_log and options.run in (_serve, _once, _check, _init_audit, _backfill):
             require_drivers(settings)
+        if options.run in (_serve, _once):
+            _have_gunicorn_load()
         return int(options.run(options, settings, catalog))
     except ConfigError as error:
         for problem in error.problems:
@@ -141,6 +144,19 @@ def _variables() -> str:
         )
         for variable in shown
     )
+
+
+def _have_gunicorn_load() -> None:
+    """Have gunicorn loaded without a traceback: it makes a number of WEB_CONCURRENCY while it is.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    text = os.environ.get("WEB_CONCURRENCY", "").strip()
+    if not text:
+        os.environ.pop("WEB_CONCURRENCY", None)
+    elif not re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        raise ConfigError([f"WEB_CONCURRENCY: expected 1, not {quoted(text)}. Unset it"])
 
 
 def _serve(_options: argparse.Namespace, settings: Settings, _catalog: Catalog) -> int:

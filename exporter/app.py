@@ -36,6 +36,9 @@ METRICS_PATH: Final = "/metrics"
 REFRESH_PATH: Final = "/-/refresh"
 REFUSAL_SECONDS: Final = 0.5
 """How long a wrong token or password waits for its answer: two guesses a second, however many connections guess."""
+MAX_ACCEPT: Final = 1000
+"""Characters of an Accept or Accept-Encoding header that are looked at; Prometheus' own have 250. Of a longer one
+nothing is: each thousand characters would hold up everybody else's scrapes for milliseconds."""
 FLASK_THREADS: Final = 4
 """Threads for everything but scrapes. A view takes about a millisecond and waits for nobody."""
 PAGE_POLICY: Final = (
@@ -105,7 +108,7 @@ class App:
                 accept = accept + b"," + value if accept else value
             elif name == b"accept-encoding":
                 encoding = encoding + b"," + value if encoding else value
-        which, headers = body_for(accept, encoding)
+        which, headers = body_for(*(header if len(header) <= MAX_ACCEPT else b"" for header in (accept, encoding)))
         state = self.refresher.state
         shown = state.bare if self.refresher.too_old(state) else state.exposition
         body: exposition.Body = getattr(shown, which)

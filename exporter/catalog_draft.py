@@ -1,5 +1,6 @@
 """`python -m exporter catalogue`: a starting catalogue for a table, to be edited by whoever knows the table."""
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +9,9 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from exporter.catalog import DERIVED_SUFFIXES
+from exporter.catalog_columns import is_column
 from exporter.errors import BadData
+from exporter.showable import cut, escaped
 from exporter.sources.audit.columns import NUMBER_TYPES, Column
 
 MOST_VALUES: Final = 10
@@ -16,6 +19,8 @@ MOST_VALUES: Final = 10
 EPOCHS: Final = {"s": (1e9, 1e11), "ms": (1e12, 1e14), "us": (1e15, 1e17)}
 """By unit, what epoch numbers of the years after 2001 look like."""
 
+_UNPRINTABLE = re.compile("[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+"""What YAML forbids, and breaks of lines and byte-order marks, which it does not keep."""
 _ISO = re.compile(r"\s*\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?\s*")
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WORDS_OF_YAML = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
@@ -39,7 +44,8 @@ def draft(columns: Sequence[Column], rows: Rows, table: str, prefix: str, notes:
         BadData: no column looks like a time, or none like a value.
     """
     held = {c.name: [row[c.name] for row in rows if row.get(c.name) is not None] for c in columns}
-    time, timestamp = _timestamp(columns, held)
+    nameable = {c.name: c for c in columns if is_column(c.name) and c.name == c.name.strip()}
+    time, timestamp = _timestamp(list(nameable.values()), held)
     names: set[str] = set()
     metrics: list[str] = []
     left_out: list[str] = []
@@ -47,9 +53,10 @@ def draft(columns: Sequence[Column], rows: Rows, table: str, prefix: str, notes:
         if column.name == time:
             continue
         name = _metric_name(prefix, column.name, names)
-        found = None if _ID.search(column.name) else _metric(column, held[column.name], name)
+        usable = column.name in nameable and not _ID.search(column.name)
+        found = _metric(column, held[column.name], name) if usable else None
         if found is None:
-            left_out.append(f"#   {json.dumps(column.name, ensure_ascii=False)} ({column.type})")
+            left_out.append(f"#   {cut(_text(column.name), 200)} ({cut(escaped(column.type), 200)})")
         else:
             names.add(name)
             metrics.append(found)
@@ -119,9 +126,7 @@ def _metric(column: Column, values: list[Any], name: str) -> str | None:
     texts = [text for text in texts if text and len(text) <= 100]
     if not 1 <= len(texts) <= MOST_VALUES or (len(texts) == len(values) and len(values) > 1):
         return None
-    pairs = ", ".join(
-        f"{json.dumps(text, ensure_ascii=False)}: {json.dumps(text, ensure_ascii=False)}" for text in texts
-    )
+    pairs = ", ".join(f"{_text(text)}: {_text(text)}" for text in texts)
     listed = f"          values: {{{pairs}}}  # others are not counted"
     origin = ["      - audit:", f"          count: {quoted}", listed]
     return _entry(
@@ -130,8 +135,8 @@ def _metric(column: Column, values: list[Any], name: str) -> str | None:
 
 
 def _entry(name: str, kind: str, help_text: str, origin: Sequence[str], *more: str) -> str:
-    text = json.dumps(help_text, ensure_ascii=False)
-    return "\n".join([f"  - name: {name}", f"    type: {kind}", f"    help: {text}", *more, "    from:", *origin, ""])
+    head = [f"  - name: {name}", f"    type: {kind}", f"    help: {_text(help_text)}"]
+    return "\n".join([*head, *more, "    from:", *origin, ""])
 
 
 def _numbers(column: Column, values: list[Any]) -> list[float]:
@@ -154,10 +159,15 @@ def _metric_name(prefix: str, column: str, taken: set[str]) -> str:
 
 def _numbered(base: str) -> Iterator[str]:
     yield base
-    for number in range(2, 10_000):
+    for number in itertools.count(2):
         yield f"{base}_{number}"
 
 
 def _quoted(name: str) -> str:
     plain = _PLAIN.fullmatch(name) and name.lower() not in _WORDS_OF_YAML
-    return name if plain else json.dumps(name, ensure_ascii=False)
+    return name if plain else _text(name)
+
+
+def _text(text: str) -> str:
+    """The text in YAML's double quotes, with escapes for what no YAML file may hold."""
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False))

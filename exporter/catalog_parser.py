@@ -43,8 +43,6 @@ MAX_BYTES: Final = 1_000_000
 """Of a catalogue's file: room for 7,000 metrics, where the built-in one takes 8 KB."""
 MAX_AUDIT_LABELS: Final = 20
 """Labels that every metric of the audit log gets; Prometheus' own advice is fewer than 10."""
-MAX_PROBLEMS: Final = 100
-"""Problems that are shown, those of the first lines; of the others only their number."""
 PROMETHEUS_NAMES: Final = re.compile(r"up|scrape_.*|ALERTS(_FOR_STATE)?")
 """Series that Prometheus itself writes for every target and alert."""
 TARGET_LABELS: Final = frozenset({"job", "instance"})
@@ -81,12 +79,7 @@ def parse_catalog(text: str, name: str) -> Catalog:
     root = compose(text, name)
     parser = _CatalogParser(name)
     audit, metrics = parser.document(root)
-    if parser.problems:
-        ordered = sorted(parser.problems, key=lambda problem: problem[0])
-        shown = [f"{name}:{line}: {message}" for line, message in ordered[:MAX_PROBLEMS]]
-        if len(ordered) > MAX_PROBLEMS:
-            shown.append(f"{name}: {len(ordered) - MAX_PROBLEMS} more problems")
-        raise ConfigError(shown)
+    parser.require_none()
     return Catalog(audit, metrics, hashlib.sha256(text.encode()).hexdigest()[:16])
 
 

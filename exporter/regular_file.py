@@ -1,4 +1,4 @@
-"""Reading a small file that a setting names, without waiting for whatever else may stand at its path."""
+"""Files that are regular ones: opening whatever else may stand at their paths could wait for ever."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
         OSError: it cannot be read, is no regular file, or is larger; `strerror` says which.
     """
     try:
-        _require_regular(path.stat().st_mode, path)
+        require_regular(path)
         # What stands there may have changed since: an open that does not wait, and another look.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a NUL character
@@ -35,6 +35,15 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"it is larger than {max_bytes} bytes", str(path))
     return content
+
+
+def require_regular(path: Path) -> None:
+    """Refuse whatever stands at the path and is no regular file, before somebody opens it.
+
+    Raises:
+        OSError: it is none, or nothing is there; `strerror` says which.
+    """
+    _require_regular(path.stat().st_mode, path)
 
 
 def _require_regular(mode: int, path: Path) -> None:

@@ -205,8 +205,7 @@ def serve(settings: Settings) -> None:
     Raises:
         ConfigError: WEB_CONCURRENCY asks for more than one worker, or the web configuration cannot be used.
     """
-    workers = os.environ.get("WEB_CONCURRENCY", "1").strip() or "1"
-    refuse_more_workers(int(workers) if workers.isdigit() else -1)
+    refuse_more_workers(int(os.environ.get("WEB_CONCURRENCY", "1")))
     web = None if settings.web_config_file is None else load_web_config(settings.web_config_file)
     scheme = "http" if web is None or web.tls is None else "https"
     log.info("exporter %s: serving on %s://%s:%s", __version__, scheme, settings.host, settings.port)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from exporter.errors import StateError
+from exporter.regular_file import require_regular
 from exporter.showable import cut, escaped
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,13 @@ SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE reading (source TEXT PRIMARY KEY, json TEXT NOT NULL) STRICT;
 """
+MAX_STATE_BYTES: Final = 2**30
+"""The largest file that is used: each start reads it whole. A reading of ten million series, the most that can be set,
+has 150 MB."""
 _BESIDE: Final = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a file. It belongs to that file: beside another one it would be mixed into it."""
+_NEW: Final = ".new"
+"""Added to the name under which a file is written before it is whole."""
 LOCKED_SECONDS: Final = 2.0
 """How long a statement waits for another connection to the same file, such as an operator's."""
 HOLDER_CHARACTERS: Final = 100
@@ -65,6 +71,7 @@ class StateFile:
             OSError, sqlite3.Error, StateError: the folder or the disk cannot be used.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        _require_files(folder)
         lock = _locked(folder / LOCK_NAME)
         try:
             path = folder / FILE_NAME
@@ -111,8 +118,9 @@ def copy_of(folder: Path) -> sqlite3.Connection:
     Raises:
         StateError: there is none that can be used.
     """
-    uri = f"{(folder / FILE_NAME).resolve().as_uri()}?mode=ro"
+    uri = f"{(folder / FILE_NAME).absolute().as_uri()}?mode=ro"
     try:
+        _require_files(folder)
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=LOCKED_SECONDS)) as origin:
             _check(origin)
             return in_memory(origin)
@@ -128,6 +136,13 @@ def _tolerant(connection: sqlite3.Connection) -> sqlite3.Connection:
     """One text in a file that is no UTF-8 must not make an error of every statement that comes across it."""
     connection.text_factory = lambda content: content.decode("utf-8", "replace")
     return connection
+
+
+def _require_files(folder: Path) -> None:
+    """Raise OSError where something else stands in a file's place: to open a named pipe is to wait for ever."""
+    for name in (LOCK_NAME, FILE_NAME, *(FILE_NAME + suffix for suffix in (_NEW, *_BESIDE))):
+        with contextlib.suppress(FileNotFoundError):
+            require_regular(folder / name)
 
 
 def _identity(file: Path | int) -> tuple[int, int] | None:
@@ -179,7 +194,7 @@ def _connection(
 
 def _make(path: Path, content: sqlite3.Connection) -> None:
     """Have a file with this content at the path, or none: it is written under another name first."""
-    new = path.with_name(f"{FILE_NAME}.new")
+    new = path.with_name(FILE_NAME + _NEW)
     try:
         with new.open("wb") as file:
             file.write(content.serialize())
@@ -221,10 +236,17 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 def _check(connection: sqlite3.Connection) -> None:
-    """Raise StateError unless this version wrote the file and every page of it is sound."""
+    """Raise StateError unless this version wrote the file, it is no larger than may be read, every page of it is sound,
+    and it brings no statements of its own, which would run inside ours and need not end."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != SCHEMA_VERSION:
         raise StateError(f"written with schema {version}, this version reads {SCHEMA_VERSION}")
+    size = connection.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()[0]
+    if size > MAX_STATE_BYTES:
+        raise StateError(f"it has {size} bytes, more than {MAX_STATE_BYTES}")
+    own = connection.execute("SELECT type, name FROM sqlite_schema WHERE type IN ('trigger', 'view')").fetchone()
+    if own is not None:
+        raise StateError(f"it has a {own[0]}, {own[1]!r:.50}, which no exporter made")
     verdict = connection.execute("PRAGMA quick_check").fetchone()[0]
     if verdict != "ok":
         raise StateError(f"damaged: {verdict}")

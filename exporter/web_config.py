@@ -21,8 +21,11 @@ from exporter.setting_values import Secret
 from exporter.yaml_nodes import NodeReader, compose
 
 VARIABLE: Final = "EXPORTER_WEB_CONFIG_FILE"
+MAX_CONFIG_BYTES: Final = 131_072
+MAX_NODES: Final = 5000
+"""Of the file: room for 1,000 users. One that cannot be used is read again every second, beside the scrapes."""
 MAX_BYTES: Final = 1_000_000
-"""Of the file, and of each file that it names."""
+"""Of each file that it names."""
 MAX_USERS: Final = 1000
 COSTS: Final = range(4, 16)
 """bcrypt's costs that are taken. Each step doubles the time of a check: 15 takes seconds, 20 a minute."""
@@ -99,15 +102,14 @@ def load_web_config(path: Path) -> WebConfig:
         ConfigError: with every problem, each as `file:line: sentence`.
     """
     try:
-        text = read_regular_file(path, MAX_BYTES).decode()
+        text = read_regular_file(path, MAX_CONFIG_BYTES).decode()
     except OSError as error:
         raise ConfigError([f"{VARIABLE}: cannot read {path}: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([f"{VARIABLE}: {path} is not UTF-8 text (byte {error.start})"]) from error
     reader = _WebConfigReader(str(path), path.parent)
-    config = reader.document(compose(text, str(path)))
-    if reader.problems:
-        raise ConfigError(f"{path}:{line}: {message}" for line, message in sorted(reader.problems))
+    config = reader.document(compose(text, str(path), MAX_NODES))
+    reader.require_none()
     return config
 
 
@@ -181,7 +183,11 @@ class _WebConfigReader(NodeReader):
 
     def file(self, node: yaml.Node, key: str) -> bytes | None:
         """The content of a file that is named; None after a problem."""
-        if not self.text(node, key):
+        name = self.text(node, key)
+        if "-----BEGIN" in name:  # which must not be quoted as the name of a file that is not there
+            self.note(node, f"{key}: expected the name of a file, not what it holds")
+            return None
+        if not name:
             return None
         path = self.path(node)
         try:

@@ -9,7 +9,8 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from exporter.errors import ConfigError
+from exporter.errors import MESSAGE_CHARACTERS, ConfigError
+from exporter.showable import cut
 from exporter.web_config import WebConfig, load_web_config
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class WebFile:
             config = load_web_config(self.path)
             self._refuse_less(config)
         except ConfigError as error:
-            problem = f"{'; '.join(error.problems)}. What was read before still holds"
+            problem = f"{cut('; '.join(error.problems), MESSAGE_CHARACTERS)}. What was read before still holds"
             if problem != self.problem:
                 log.error("web configuration: %s", problem)
             self.problem = problem

@@ -31,6 +31,9 @@ HANDSHAKE_SECONDS: Final = 10.0
 """From the start of a connection until TLS is up."""
 GOODBYE_SECONDS: Final = 1.0
 """How long a client may take to answer the end of TLS before its connection is dropped."""
+MAX_AHEAD: Final = 65_536
+"""Bytes that a connection may send ahead of its answers: a request's head, and requests after the one that is being
+answered. gunicorn alone takes heads of 800 KB, and holds requests without end while it answers them one by one."""
 TICK_SECONDS: Final = 0.25
 """How often the worker looks after its connections, the refresh loop, and gunicorn's master."""
 DEAD_SECONDS: Final = 5.0
@@ -217,6 +220,7 @@ class Connection(ASGIProtocol):
         self._asgi = worker.asgi
         self.app = self._answer
         self._socket: asyncio.Transport | None = None
+        self._ahead = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio: take the connection, and let another one give way if there are too many."""
@@ -224,6 +228,17 @@ class Connection(ASGIProtocol):
         self._socket = transport
         super().connection_made(transport)
         self._connections.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by asyncio: take what the client has sent, unless it is too much."""
+        self._ahead += len(data)
+        if self._ahead > MAX_AHEAD:
+            self.drop()
+            return
+        try:
+            super().data_received(data)
+        except ValueError:  # what gunicorn's parser lets out of a Content-Length of 5,000 digits
+            self.drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio: forget the connection."""
@@ -241,6 +256,8 @@ class Connection(ASGIProtocol):
         try:
             await self._asgi(scope, receive, send)
         finally:
+            parser = self._callback_parser  # type: ignore[attr-defined]  # gunicorn's; None after an upgrade
+            self._ahead = 0 if parser is None else len(parser.remaining())
             if self._socket is not None and not self._socket.is_closing():
                 self._connections.waits(self)
             else:

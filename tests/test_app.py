@@ -108,6 +108,16 @@ def test_metrics_are_text_where_openmetrics_is_not_preferred(client: AsgiClient,
     assert client.get("/metrics", headers={"Accept": accept}).content_type.startswith("text/plain")
 
 
+def test_headers_that_take_long_to_parse_are_not_looked_at(client: AsgiClient, refresher: Refresher):
+    """They would be parsed where everybody's scrapes wait: 64 KB of them take a quarter of a second."""
+    refresher.run_once()
+    long = {"Accept": "application/openmetrics-text, " * 100, "Accept-Encoding": "gzip, " * 200}
+    answer = client.get("/metrics", headers=long)
+    assert answer.status_code == 200
+    assert answer.content_type.startswith("text/plain")
+    assert "Content-Encoding" not in answer.headers
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "gzip, deflate", "br;q=1, gzip;q=0.5", "*"])
 @pytest.mark.parametrize("accept", ["*/*", PROMETHEUS_ACCEPT])
 def test_metrics_are_compressed_where_that_is_accepted(client, refresher, encoding, accept):

@@ -26,9 +26,9 @@ from exporter.catalog import (
     XCom,
     exposed_names,
 )
-from exporter.catalog_parser import MAX_BYTES, MAX_PROBLEMS, load_catalog, parse_catalog
+from exporter.catalog_parser import MAX_BYTES, load_catalog, parse_catalog
 from exporter.errors import PROBLEM_CHARACTERS, ConfigError
-from exporter.yaml_nodes import MAX_DEPTH, MAX_ENTRIES
+from exporter.yaml_nodes import MAX_DEPTH, MAX_ENTRIES, MAX_PROBLEMS
 
 PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
 

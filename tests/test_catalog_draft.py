@@ -7,6 +7,8 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from exporter.catalog import CountRows, NewestColumn
 from exporter.catalog_draft import draft, prefix_of
@@ -87,6 +89,41 @@ def test_names_and_values_that_yaml_or_prometheus_would_take_otherwise_are_quote
         "log_yes_total": "yes", "log_q": 'q"\\: #', "log_a_b": "a b", "log_a_b_2": "a-b",
         "log_x_total_value": "x_total",
     }  # fmt: skip
+
+
+@given(
+    names=st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=4, unique_by=str.lower),
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=4),
+)
+@settings(max_examples=50, deadline=None)
+def test_whatever_columns_and_texts_there_are_a_catalogue_is_made_of_the_rest(names: list[str], texts: list[str]):
+    columns = [Column("at", "TIMESTAMP"), Column("my r2", "FLOAT64"), *(Column(name, "STRING") for name in names)]
+    text = draft(columns, [dict.fromkeys(names, text) for text in texts * 2], "shop.runs", "shop")
+    parsed = parse_catalog(text, "mine.yaml")
+    assert any(origin == NewestColumn("my r2") for metric in parsed.metrics for origin in metric.origins)
+
+
+@pytest.mark.parametrize(
+    ("name", "nameable"), [("\x9b31m", True), ("a\ufeff", True), ("a\x7f", False), (" r2 ", False), ("x" * 301, False)]
+)
+def test_a_column_that_no_catalogue_can_name_is_left_out(name: str, nameable: bool):
+    text = draft([Column("at", "TIMESTAMP"), Column("r2", "FLOAT64"), Column(name, "FLOAT64")], [], "shop.runs", "shop")
+    assert ("# Columns that no metric was made of" in text) == (not nameable)
+    assert len(parse_catalog(text, "mine.yaml").metrics) == 1 + nameable
+    assert text.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("runs.csv", b"at,r2\n2026-01-01,1\n2026-01-01,1\r\n", "its lines end in different ways"),
+        ("runs.duckdb", b"\0" * 9000, "is not a DuckDB database"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_clear_sentence(tmp_path: Path, name: str, content: bytes, why: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadData, match=why):
+        glance(str(tmp_path / name), {}, load_catalog())
 
 
 def test_texts_that_are_all_flags_as_csv_has_them_are_a_gauge():

@@ -9,6 +9,7 @@ import duckdb
 import pytest
 
 from exporter import __version__
+from exporter.__main__ import main
 from exporter.catalog_parser import load_catalog
 from exporter.settings import VARIABLES
 from exporter.sources.audit.schema import STANDARD
@@ -57,7 +58,7 @@ def test_once_prints_the_exposition(tmp_path: Path):
     assert ran.returncode == 0
     assert Exposed(ran.stdout).value("mlops_exporter_source_up", source="audit") == 1
     assert "SAMPLE DATA" in ran.stderr
-    again = run(tmp_path, "once", "--openmetrics")
+    again = run(tmp_path, "once", "--openmetrics", WEB_CONCURRENCY="")  # an empty variable counts as unset
     assert again.stdout.endswith("# EOF\n")
     assert "SAMPLE DATA" not in again.stderr
 
@@ -85,6 +86,19 @@ def test_all_problems_of_settings_and_catalogue_are_reported_and_exit_2(tmp_path
     assert "catalog.yaml:2:" in ran.stderr
     assert "catalog.yaml:3:" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("count", ["two", "\u00b2", "1.0", "1" * 5000])
+def test_a_number_of_workers_that_is_none_is_one_clear_sentence(
+    count: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """gunicorn makes a number of it while it is imported, and would end with a traceback."""
+    monkeypatch.setattr("exporter.__main__.configure_logging", lambda *_: None)
+    monkeypatch.setenv("WEB_CONCURRENCY", count)
+    assert main(["serve"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: WEB_CONCURRENCY: expected 1, not '")
+    assert len(line) < 300
 
 
 def test_serving_on_another_machines_address_is_refused_and_exits_2(tmp_path: Path):

@@ -232,6 +232,25 @@ def test_a_secret_in_a_variable_that_cannot_be_used_is_not_quoted():
         assert "planted" not in problem
 
 
+@pytest.mark.parametrize("name", ["GOOGLE_APPLICATION_CREDENTIALS", "EXPORTER_WEB_CONFIG_FILE", "AIRFLOW_CA_FILE"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"type": "service_account", "private_key": "planted"}',
+        '{\n  "type": "service_account",\n  "private_key": "planted"\n}',
+        "eyJwcml2YXRlX2tleSI6ICJwbGFudGVkIn0=",
+        "-----BEGIN PRIVATE KEY-----planted",
+        "basic_auth_users:\n  anna: planted\n",
+    ],
+)
+def test_the_content_of_a_file_in_place_of_its_path_is_refused_and_not_repeated(name: str, content: str):
+    """A path is named in messages, on `/health` too."""
+    (problem,) = problems({name: content})
+    assert problem.startswith(f"{name}: expected ")
+    assert "planted" not in problem
+    assert "eyJ" not in problem
+
+
 @pytest.mark.parametrize(("name", "value"), DEFAULTS.items())
 def test_a_variable_that_is_unset_or_empty_has_its_default(name: str, value: object):
     assert getattr(Settings.from_env({}), field_of(name)) == value

@@ -1,5 +1,6 @@
 """The file of EXPORTER_WEB_CONFIG_FILE: what it may say, every problem at once, and what happens when it changes."""
 
+import json
 import logging
 import ssl
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import ConfigError
-from exporter.web_config import WebConfig, has_allowed_san, load_web_config
+from exporter.web_config import MAX_CONFIG_BYTES, MAX_NODES, WebConfig, has_allowed_san, load_web_config
 from exporter.web_file import WebFile
 from testbed.certificates import Authority
 
@@ -205,6 +206,27 @@ def test_a_file_that_cannot_be_read_names_the_variable(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("a: 1\n" * (MAX_NODES // 2), r":1: more than \d+ keys and values", id="many keys"),
+        pytest.param(f"[{'1,' * MAX_NODES}]", r":1: more than \d+ keys and values", id="a long list"),
+        pytest.param("#\n" * MAX_CONFIG_BYTES, "cannot read .* it is larger than", id="a large file"),
+    ],
+)
+def test_a_file_that_takes_long_to_read_is_refused(tmp_path: Path, text: str, said: str):
+    """It is read again every second for as long as it cannot be used."""
+    (tmp_path / "web.yml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_web_config(tmp_path / "web.yml")
+
+
+def test_a_key_in_place_of_a_files_name_is_quoted_by_no_message(folder: Path):
+    key = (folder / "server.key").read_text()
+    found = problems(folder, f"tls_server_config: {{cert_file: server.pem, key_file: {json.dumps(key)}}}")
+    assert found == ["web.yml:1: key_file: expected the name of a file, not what it holds"]
+
+
+@pytest.mark.parametrize(
     ("allowed", "expected"), [("prometheus", True), ("2001:db8::1", True), ("a@b", True), ("other", False)]
 )
 def test_a_clients_certificate_may_have_to_have_one_of_some_names(allowed: str, expected: bool):
@@ -279,6 +301,17 @@ def test_no_new_file_turns_tls_or_passwords_off(tmp_path: Path, text: str):
     assert web.current is before
     assert web.problem is not None
     assert "restart the exporter to serve without" in web.problem
+
+
+def test_what_health_says_of_a_bad_file_is_short_however_much_is_wrong(tmp_path: Path):
+    file = tmp_path / "web.yml"
+    file.write_text(f"basic_auth_users: {{anna: '{HASH}'}}")
+    web = WebFile(file)
+    file.write_text("basic_auth_users:\n" + "".join(f"  user{number}: x\n" for number in range(1000)))
+    web.look()
+    assert web.problem is not None
+    assert len(web.problem) < 1100
+    assert web.problem.endswith("What was read before still holds")
 
 
 def test_tls_does_not_begin_while_the_exporter_runs(tmp_path: Path):

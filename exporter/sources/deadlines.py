@@ -7,6 +7,7 @@ are under way by shutting their sockets down.
 """
 
 import contextlib
+import http.cookiejar
 import threading
 import time
 import weakref
@@ -50,6 +51,14 @@ class DeadlineAdapter(HTTPAdapter):
         self._interrupted = False
         self._connections: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
         super().__init__(pool_connections=4, pool_maxsize=8)
+
+    def carry(self, session: requests.Session) -> requests.Session:
+        """Send what this session sends, without cookies: those of a server that names each anew would be kept, and sent
+        back, without end."""
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, self)
+        session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
+        return session
 
     @contextlib.contextmanager
     def deadline(self, seconds: float) -> Iterator[None]:

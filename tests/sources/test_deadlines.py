@@ -18,8 +18,7 @@ def mounted(**options: float | int) -> tuple[DeadlineAdapter, requests.Session]:
     adapter = DeadlineAdapter(float(options.pop("connect_timeout", 1.0)), **options)  # type: ignore[arg-type]
     session = requests.Session()
     session.trust_env = False
-    session.mount("http://", adapter)
-    return adapter, session
+    return adapter, adapter.carry(session)
 
 
 def fine(_request: faults.Request) -> faults.Reply:
@@ -39,6 +38,18 @@ def test_an_answer_is_given_back_as_requests_would():
     with faults.FaultProxy(script=fine) as proxy, adapter.deadline(5):
         assert session.get(proxy.url).json() == {"fine": True}
         assert session.get(proxy.url).text == '{"fine": true}'
+
+
+def test_no_cookie_is_kept_or_sent_back():
+    adapter, session = mounted()
+    with faults.FaultProxy(script=fine) as proxy, adapter.deadline(5):
+        for number in range(3):
+            proxy.add(faults.status(200, {}, headers={"Set-Cookie": f"c{number}=x; Path=/; Max-Age=9999"}))
+            assert session.get(proxy.url).ok
+            proxy.clear()
+        assert session.get(proxy.url).ok
+        assert [seen.headers.get("cookie") for seen in proxy.requests] == [None] * 4
+    assert len(session.cookies) == 0
 
 
 @pytest.mark.parametrize("fault", [faults.hang(), faults.drip(3), dripping_head])

@@ -105,8 +105,8 @@ class Session:
         if not verify:  # the settings have warned already, once and in plain words
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self._verify = verify
-        self._list_session = _mounted(self._lists)
-        self._value_session = _mounted(self._values)
+        self._list_session = self._lists.carry(requests.Session())
+        self._value_session = self._values.carry(requests.Session())
 
     # -- time and life ---------------------------------------------------------------------------------------------
 
@@ -369,13 +369,6 @@ class Session:
         # Date is cut to the second: within that, the clocks agree, and `now` should not jitter.
         if abs(skew - self._skew) > 1.5:
             self._skew = 0.0 if abs(skew) <= 1.5 else skew
-
-
-def _mounted(adapter: DeadlineAdapter) -> requests.Session:
-    session = requests.Session()
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    return session
 
 
 def _lifetime(token: str, now: float) -> float:

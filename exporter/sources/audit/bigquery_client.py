@@ -28,7 +28,7 @@ from exporter.regular_file import read_regular_file
 from exporter.settings import MAX_KEY_FILE_BYTES, Settings
 from exporter.sources.audit.bigquery_errors import BigQueryErrors
 from exporter.sources.audit.bigquery_protected import ProtectedColumns
-from exporter.sources.audit.columns import NUMBER_TYPES, Column, quote
+from exporter.sources.audit.columns import MAX_COLUMNS, NUMBER_TYPES, Column, quote
 from exporter.sources.audit.query import AuditQuery, Parameter, build_query
 from exporter.sources.boundary import MAX_JSON_VALUES, text
 from exporter.sources.deadlines import DeadlineAdapter
@@ -42,7 +42,6 @@ RETRY_SECONDS: Final = 8.0
 CANCEL_SECONDS: Final = 2.0
 LABELS: Final = {"app": "mlops-exporter", "purpose": "audit-log"}
 """Labels of every query job, by which its cost can be found in the billing export and INFORMATION_SCHEMA.JOBS."""
-MAX_COLUMNS: Final = 10_000
 FIRST_DAY: Final = "1900-01-01"
 """Lower bound in the filter on the partitioning column, there for tables that refuse queries without one."""
 
@@ -238,13 +237,11 @@ class BigQueryTable:
         """Google's client, made at the first use: finding credentials may read files and ask a metadata server."""
         if self._client is None:
             credentials = self._credentials()
-            tokens = requests.Session()
+            tokens = self._adapter.carry(requests.Session())
             session = google.auth.transport.requests.AuthorizedSession(  # type: ignore[no-untyped-call]
                 credentials, auth_request=google.auth.transport.requests.Request(tokens)
             )
-            for mounted in (tokens, session):
-                mounted.mount("https://", self._adapter)
-                mounted.mount("http://", self._adapter)
+            self._adapter.carry(session)
             endpoint = self._settings.bigquery_emulator
             self._client = bigquery.Client(
                 project=self._settings.google_project,

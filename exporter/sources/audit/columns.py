@@ -8,6 +8,8 @@ from exporter.catalog import Path, dotted
 FLOAT_MAX: Final = 1.7976931348623157e308
 """Largest finite FLOAT64: a comparison with it drops infinities, and NaN in both engines."""
 
+MAX_COLUMNS: Final = 10_000
+"""Of a table, as BigQuery's own limit. Twice the columns take DuckDB four times as long: seconds above this."""
 NUMBER_TYPES: Final = frozenset({"FLOAT64", "INT64", "NUMERIC", "BIGNUMERIC"})
 LABEL_TYPES: Final = frozenset({"STRING", "INT64", "BOOL"})
 FLAT_TYPES: Final = NUMBER_TYPES | {"BOOL", "BYTES", "DATE", "DATETIME", "TIME", "TIMESTAMP"}

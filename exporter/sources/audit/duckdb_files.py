@@ -13,13 +13,12 @@ import duckdb
 
 from exporter.errors import BadData
 from exporter.showable import cut, escaped
+from exporter.sources.audit.columns import MAX_COLUMNS
 from exporter.sources.audit.duckdb_access import literal, no_pattern
 from exporter.sources.audit.file_heads import csv_header, require_kind
 
 _Key = TypeVar("_Key")
 
-MAX_KEYS: Final = 10_000
-"""Different keys of JSON objects: each is a column."""
 MAX_REJECTS: Final = 1000
 """Lines of a CSV file that are remembered as left out; beyond them the number is `at least`."""
 JSON_FILES_AT_ONCE: Final = 8
@@ -28,7 +27,7 @@ JSON_FILES_AT_ONCE: Final = 8
 _REASONS: Final = {
     "MISSING COLUMNS": "fewer fields than the header",
     "TOO MANY COLUMNS": "more fields than the header",
-    "UNQUOTED VALUE": "a quotation mark in the wrong place, or none at the end",
+    "UNQUOTED VALUE": "a quotation mark in the wrong place, or none at the end (which takes lines after it along)",
     "INVALID ENCODING": "bytes that are not UTF-8 (save the file in UTF-8)",
     "LINE SIZE OVER MAXIMUM": "more than 2,000,000 bytes",
 }
@@ -119,10 +118,10 @@ def _json_scans(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) ->
     for number, some in enumerate(parts):
         keys = connection.execute(
             f"SELECT DISTINCT unnest(json_keys(json)) FROM read_ndjson_objects({_listed(some)}, ignore_errors = true) "  # noqa: S608 -- quoted
-            f"LIMIT {MAX_KEYS + 1}"
+            f"LIMIT {MAX_COLUMNS + 1}"
         ).fetchall()
-        if len(keys) > MAX_KEYS:
-            raise BadData(f"The JSON objects of {some[0]} have more than {MAX_KEYS} different keys.")
+        if len(keys) > MAX_COLUMNS:
+            raise BadData(f"The JSON objects of {some[0]} have more than {MAX_COLUMNS} different keys.")
         # Of keys that differ in case only, one; lower case comes first.
         names = {key.lower(): key for (key,) in sorted(keys)}
         if not names:

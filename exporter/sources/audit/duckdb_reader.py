@@ -17,7 +17,7 @@ import duckdb
 from exporter.errors import BadData, SourceUnavailable
 from exporter.snapshot import Reading
 from exporter.sources.audit.answer import read_rows, recompute_at
-from exporter.sources.audit.columns import Column
+from exporter.sources.audit.columns import MAX_COLUMNS, Column
 from exporter.sources.audit.duckdb_access import identifier, open_database, open_files
 from exporter.sources.audit.duckdb_errors import errors
 from exporter.sources.audit.duckdb_files import lines_left_out, make_view
@@ -117,7 +117,11 @@ class DuckDBReader:
         Raises:
             SourceError: as `read`.
         """
-        with self._deadline(), self._opened(self._log.look()) as (connection, _):
+        with (
+            self._deadline(),
+            errors(self._location, self._stop, self._log.timeout_seconds),
+            self._opened(self._log.look()) as (connection, _),
+        ):
             columns = self._columns(connection)[0]
             name = self._name
             # Times as texts: Python's own need a package more.
@@ -241,6 +245,8 @@ class DuckDBReader:
                 "create the table with `python -m exporter init-audit`.",
                 reason="not_found",
             )
+        if len(found) > MAX_COLUMNS:
+            raise BadData(f"{self._location.path} has {len(found)} columns; at most {MAX_COLUMNS} are read.")
         comment = connection.execute(
             "SELECT comment FROM duckdb_tables() WHERE lower(schema_name) = lower(?) AND lower(table_name) = lower(?)",
             [self._log.schema, self._log.table],

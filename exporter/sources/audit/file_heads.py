@@ -9,11 +9,13 @@ import io
 import os
 import re
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from exporter.errors import BadData
+from exporter.sources.audit.columns import MAX_COLUMNS
 
 MAX_HEADER: Final = 65_536
 """Bytes in which a CSV file's header has to end."""
@@ -86,13 +88,16 @@ def csv_header(path: Path) -> Header | None:
     delimiter, fields = max(((one, _fields(path, text, one)) for one in DELIMITERS), key=lambda found: len(found[1]))
     if any("\udc80" <= character <= "\udcff" for field in fields for character in field):
         raise BadData(f"{path} is not in UTF-8, as its header shows: save it in UTF-8.")
+    if len(fields) > MAX_COLUMNS:
+        raise BadData(f"The header of {path} names {len(fields)} columns; at most {MAX_COLUMNS} are read.")
     names: list[str] = []
     taken: set[str] = set()
-    for position, field in enumerate(fields):
-        name, number = field or f"column{position}", 0
+    numbers: Counter[str] = Counter()
+    for position, field in enumerate(field.strip() for field in fields):
+        name = field or f"column{position}"
         while name.lower() in taken:
-            number += 1
-            name = f"{field}_{number}"
+            numbers[field] += 1
+            name = f"{field}_{numbers[field]}"
         taken.add(name.lower())
         names.append(name)
     return Header(delimiter, tuple(names))

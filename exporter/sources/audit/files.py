@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Final, Self
 
 from exporter.catalog import Catalog
-from exporter.errors import SourceError, SourceUnavailable
+from exporter.errors import BadData, SourceError, SourceUnavailable
 from exporter.settings import AuditLocation, Settings
 from exporter.sources.audit.pattern import TooMuchToSearch, matching
 from exporter.sources.audit.query import audit_identity, audit_table
+from exporter.yaml_nodes import is_unicode
 
 _KINDS: Final = {
     stat.S_IFDIR: "a folder",
@@ -92,11 +93,13 @@ class EmbeddedLog:
 
         Raises:
             SourceUnavailable: there is none, what is there is no file, or the folder cannot be read.
+            BadData: the name of one cannot be written down.
         """
         state: list[object] = [self.max_series]
         paths = []
         with file_errors(self.location):
             for path, found in self._files():
+                _require_utf8(path)
                 paths.append(path)
                 for part, known in ((path, found), (path.with_name(path.name + ".wal"), None)):
                     with contextlib.suppress(FileNotFoundError):
@@ -133,6 +136,12 @@ class EmbeddedLog:
                 f"{path} is {kind}, not a file. Let AUDIT_URL name the log's file, or a pattern such as /data/*.csv."
             )
         yield path, about
+
+
+def _require_utf8(path: Path) -> None:
+    """Refuse a name that is bytes and no text, such as Latin-1: DuckDB cannot be told it."""
+    if not is_unicode(str(path)):
+        raise BadData(f"The name of {path} is not UTF-8: rename the file, or its folder.")
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@
 name that a link gives it, which would count its rows twice.
 """
 
+import errno
 import fnmatch
 import os
 import stat
@@ -14,6 +15,8 @@ from typing import Final
 MAX_ENTRIES: Final = 200_000
 """Entries of folders that are looked at: beyond so many, a pattern takes seconds at every probe."""
 MAX_FILES: Final = 10_000
+_NOWHERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""Gone since, no folder, or a link that leads nowhere, such as one to itself."""
 
 
 class TooMuchToSearch(ValueError):
@@ -75,13 +78,15 @@ class _Search:
             folder = waiting.pop()
             try:
                 about = folder.stat()
-            except FileNotFoundError:
+            except OSError as error:
+                if error.errno not in _NOWHERE:
+                    raise
                 continue
             if (about.st_dev, about.st_ino) not in seen:
                 seen.add((about.st_dev, about.st_ino))
                 yield folder
                 listed = self._list(folder)
-                waiting += [folder / entry.name for entry in listed if entry.name[0] != "." and entry.is_dir()]
+                waiting += [folder / entry.name for entry in listed if entry.name[0] != "." and _is_folder(entry)]
 
     def _list(self, folder: Path) -> list[os.DirEntry[str]]:
         try:
@@ -93,5 +98,16 @@ class _Search:
                         raise TooMuchToSearch(f"goes through more than {MAX_ENTRIES} entries of folders: narrow it")
                     listed.append(entry)
                 return listed
-        except (NotADirectoryError, FileNotFoundError):
+        except OSError as error:
+            if error.errno not in _NOWHERE:
+                raise
             return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno not in _NOWHERE:
+            raise
+        return False

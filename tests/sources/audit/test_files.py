@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from exporter.errors import BadData, SourceTimeout, SourceUnavailable
-from exporter.sources.audit import pattern
+from exporter.sources.audit import duckdb_reader, pattern
 from exporter.sources.audit.duckdb import DuckDBAudit
 from exporter.sources.audit.duckdb_access import open_files
 from exporter.sources.audit.spill import PREFIX, spill_folder
@@ -315,8 +315,25 @@ def test_links_in_circles_end_and_no_row_counts_twice(tmp_path: Path):
     for number in range(20):
         (deep / f"again{number}").symlink_to(tmp_path)
     (tmp_path / "latest.csv").symlink_to(deep / "log.csv")
+    (tmp_path / "itself").symlink_to("itself")
+    (tmp_path / "itself.csv").symlink_to("itself.csv")
     reading = source_for(tmp_path / "**" / "*.csv").read(None)
     assert reading.facts["rows"] == 2
+    assert source_for(tmp_path / "*" / "01" / "*.csv").read(None).facts["rows"] == 1
+
+
+def test_a_file_whose_name_is_no_text_is_named(tmp_path: Path):
+    (tmp_path / "good.csv").write_text("timestamp,r2\n2026-01-01,0.5\n")
+    (tmp_path / os.fsdecode(b"caf\xe9.csv")).write_text("timestamp,r2\n2026-01-02,0.9\n")
+    source = source_for(tmp_path / "*.csv")
+    with pytest.raises(BadData, match=r"caf\\udce9\.csv is not UTF-8: rename the file, or its folder"):
+        source.read(None)
+
+
+def test_a_table_of_too_many_columns_is_refused(log: Log, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(duckdb_reader, "MAX_COLUMNS", 4)
+    with pytest.raises(BadData, match=r"audit\.duckdb has 5 columns; at most 4 are read"):
+        source_for(log.path).read(None)
 
 
 def test_a_pattern_that_goes_through_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

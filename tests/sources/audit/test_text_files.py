@@ -163,7 +163,7 @@ def test_no_order_of_day_and_month_is_guessed_and_a_log_without_times_is_down(
 HEADER = "at,r2,what,model\n"
 GOOD = "2026-06-20T01:00:00Z,0.5,go,a\n"
 FEWER, MORE = "fewer fields than the header", "more fields than the header"
-QUOTE = "a quotation mark in the wrong place, or none at the end"
+QUOTE = "a quotation mark in the wrong place, or none at the end (which takes lines after it along)"
 UTF8 = "bytes that are not UTF-8 (save the file in UTF-8)"
 
 
@@ -288,6 +288,10 @@ def test_the_header_says_what_stands_between_fields(tmp_path: Path, delimiter: s
     assert (r2(reading), runs(reading)) == ({'m, "1"': 0.5}, {'m, "1"': 1.0})
 
 
+def test_blanks_around_a_columns_name_are_none_of_it(tmp_path: Path):
+    assert r2(read(tmp_path / "log.csv", "at , model, r2\n2026-06-20, a, 0.5\n")) == {"a": 0.5}
+
+
 def test_columns_may_differ_between_csv_files(tmp_path: Path):
     (tmp_path / "a.csv").write_text("at,model,what\n2026-06-21,a,go\n")
     (tmp_path / "b.csv").write_text("MODEL;AT;WHAT;r2\nb;2026-06-21;go;0,5\nb;2026-06-20;go;0.7\n")
@@ -329,6 +333,8 @@ ARRAY = r"is a JSON array, not (CSV|JSON lines)\. Write one object a line, as `j
         ("log.csv", b"\n\n", r"log\.csv is empty"),
         ("log.csv", b"\n" + HEADER.encode(), "The first line of .* is blank. It has to name the columns"),
         ("log.csv", b"x" * 70_000, "which has to name the columns, is longer than 65536 bytes"),
+        ("log.csv", b"at" + b",a" * 10_000 + b"\n", r"The header of .* names 10001 columns; at most 10000 are read"),
+        ("log.csv", b"at" + b"," * 60_000 + b"\n", "names 60001 columns"),
         ("log.csv", zipped("x"), r"is compressed with gzip, not CSV\. Let its name end in \.csv\.gz"),
         ("log.csv", b"PK\x03\x04...", "is a ZIP archive or an Excel workbook, not CSV"),
         ("log.csv", (HEADER + GOOD.replace("\n", "\r\n")).encode(), r"its lines end in different ways"),
