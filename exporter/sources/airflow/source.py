@@ -168,7 +168,7 @@ class AirflowSource:
                 api.ended_tasks(watched, api.now(), None)
             for ended in sorted(runs, key=lambda run: run.end or 0.0, reverse=True):
                 if ended.state == "success":
-                    newest[ended.dag_id] = ended
+                    newest.setdefault(ended.dag_id, ended)
             xcoms: dict[XCom, str | None] = {}
             for spec in self._specs:
                 run = newest.get(spec.dag)
