@@ -67,7 +67,7 @@ def json_object(response: requests.Response, what: str, access: Access) -> Mappi
     Raises:
         SourceError: it is something else; the message says what and what to do.
     """
-    if not response.ok or 300 <= response.status_code < 400:
+    if response.status_code >= 300:
         raise refusal(response, what, access)
     if not is_json(response):
         raise _no_json(response, what, access)

@@ -139,8 +139,7 @@ def _parsed(value: Any) -> Any:
             content = _literal(ast.parse(text, mode="eval").body)
         except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
             raise ValueError(f"cannot be parsed: {boundary.shown(value)}") from None
-    # Pushed as text, then stored as JSON text: one layer of quotes more.
-    return _parsed(content) if isinstance(content, str) and content != value else content
+    return _parsed(content)  # pushed as text, then stored as JSON text: one layer of quotes more
 
 
 def _check_depth(text: str) -> None:
@@ -155,7 +154,7 @@ def _check_depth(text: str) -> None:
             depth -= 1
 
 
-def _literal(node: ast.expr) -> Any:
+def _literal(node: ast.expr | None) -> Any:
     """The value of a literal. What is no literal, such as a call, is None: it costs one entry, not the whole dict.
 
     Sets and tuples become lists, and keys that no text can name objects of their own: they still count.
@@ -164,10 +163,9 @@ def _literal(node: ast.expr) -> Any:
         case ast.Constant(value=bool() | int() | float() | str() | None as value):
             return value
         case ast.Dict(keys=keys, values=values):
-            named = [_literal(key) if key else None for key in keys]
             return {
                 key if isinstance(key, str | int | float) else object(): _literal(value)
-                for key, value in zip(named, values, strict=True)
+                for key, value in zip(map(_literal, keys), values, strict=True)
             }
         case ast.List(elts=items) | ast.Tuple(elts=items) | ast.Set(elts=items):
             if any(isinstance(item, ast.Starred) or _is_left_out(item) for item in items):

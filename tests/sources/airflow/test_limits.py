@@ -7,15 +7,11 @@ import pytest
 from exporter.catalog_parser import load_catalog
 from exporter.errors import SourceError
 from exporter.ledger import Ledger
-from exporter.snapshot import Reading
-from exporter.sources.airflow.records import PAGE_ROWS
 from exporter.sources.airflow.session import MAX_RETRY_AFTER
 from exporter.sources.airflow.source import RESERVE, XCOM_SHARE, AirflowSource
-from exporter.sources.airflow.watched import ALL_DAGS_EVERY_SECONDS, DAGS_EVERY_SECONDS
-from exporter.sources.airflow.xcom_fetch import XCOM_ATTEMPTS
 from testbed.fake_airflow import DAGS, NOW, FakeAirflow, settings, source
 from testbed.faults import FaultProxy, Reply, Request, status
-from tests.sources.airflow.readings import run_durations, runs_total, task_durations, value
+from tests.sources.airflow.readings import runs_total, value
 
 FETCH, PREDICT, MONITOR = DAGS
 RECORDS = "bike_records_ingested_total"
@@ -67,41 +63,12 @@ def test_only_a_missing_permission_costs_nothing_but_its_metrics(
 # -- XComs -------------------------------------------------------------------------------------------------------------
 
 
-def test_an_xcom_that_airflow_never_gives_is_given_up(fake: FakeAirflow, proxy: FaultProxy):
-    fake.run(FETCH, "r", start=NOW - 90, end=NOW - 80)
-    fake.run(PREDICT, "r", start=NOW - 90, end=NOW - 80)
-    proxy.add(status(500, {"detail": "boom"}), path="xcomEntries/records_count")
-    proxy.add(status(500, {"detail": "boom"}), path="xcomEntries/rmse")
-    airflow = source(proxy.url)
-    for _ in range(XCOM_ATTEMPTS - 1):
-        reading = airflow.read(None)
-        assert RECORDS not in reading.observations
-        assert any("bike_prediction_rmse" in note and "could not be fetched" in note for note in reading.notes)
-    for _ in range(3):
-        reading = airflow.read(None)
-        assert value(reading, RECORDS) == 0
-        assert any(RECORDS in note and "Airflow answers 500" in note for note in reading.notes)
-        gaps = {gap.metric: gap.reason for gap in reading.gaps}
-        assert "Airflow answers 500" in gaps["bike_prediction_rmse"]
-    assert asked(proxy, "xcomEntries/records_count") == XCOM_ATTEMPTS
-    assert asked(proxy, "xcomEntries/rmse") == XCOM_ATTEMPTS
-
-
 def test_one_that_is_too_long_is_given_up_at_once(fake: FakeAirflow, proxy: FaultProxy):
     fake.run(FETCH, "r", start=NOW - 90, end=NOW - 80, fetch_to_bigquery__records_count="4" * 2_000_000)
     airflow = source(proxy.url)
     for _ in range(3):
         assert value(airflow.read(None), RECORDS) == 0
     assert asked(proxy, "xcomEntries/records_count") == 1
-
-
-@pytest.mark.parametrize(("pushed", "total"), [(-5, 4), (-0.001, 4), (0, 4), ("-1", 4), (0.5, 4.5)])
-def test_a_counter_takes_no_negative_amount(pushed: Any, total: float, fake: FakeAirflow, proxy: FaultProxy):
-    fake.run(FETCH, "a", start=NOW - 90, end=NOW - 80, fetch_to_bigquery__records_count=4)
-    fake.run(FETCH, "b", start=NOW - 70, end=NOW - 60, fetch_to_bigquery__records_count=pushed)
-    reading = source(proxy.url).read(None)
-    assert value(reading, RECORDS) == total
-    assert any("is negative" in note for note in reading.notes) == (float(pushed) < 0)
 
 
 def test_xcoms_of_a_long_look_back_take_their_share_of_the_deadline_and_go_on_next_time(
@@ -168,73 +135,6 @@ def slow(fake: FakeAirflow, clock: Clock, part: str, seconds: float = 1.0) -> An
     return answer
 
 
-# -- lists -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["runs", "tasks"])
-def test_a_full_page_is_not_taken_for_all(kind: str, fake: FakeAirflow, proxy: FaultProxy):
-    """Even when Airflow says that these are all: it may have stopped counting at the page's length."""
-    rows = PAGE_ROWS + 1
-    fake.count_cap = PAGE_ROWS
-    fake.sorted_by_end = True
-    for number in range(rows):
-        end = NOW - 10 * rows + 10 * number
-        if kind == "runs":
-            fake.run(FETCH, f"r{number}", "failed", start=end - 5, end=end)
-        else:
-            fake.task(FETCH, f"r{number}", "t", start=end - 5, end=end)
-    reading = source(proxy.url).read(None)
-    if kind == "runs":
-        assert runs_total(reading, FETCH, "failed") == rows
-    else:
-        assert task_durations(reading, FETCH, "t", "success") == (rows, 5.0 * rows)
-
-
-def test_a_run_that_took_no_time_is_in_the_histogram(fake: FakeAirflow, proxy: FaultProxy):
-    fake.run(FETCH, "r", start=NOW - 10, end=NOW - 10)
-    fake.run(PREDICT, "r", start=NOW - 10 + 1e-6, end=NOW - 10)
-    reading = source(proxy.url).read(None)
-    assert run_durations(reading, FETCH, "success") == (1, 0.0)
-    assert (runs_total(reading, PREDICT, "success"), run_durations(reading, PREDICT, "success")) == (1, (0, 0.0))
-
-
-# -- how often ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("missing", "env", "every"),
-    [
-        (False, {}, DAGS_EVERY_SECONDS),
-        (True, {}, ALL_DAGS_EVERY_SECONDS),
-        (False, {"AIRFLOW_DAG_IDS": "*"}, ALL_DAGS_EVERY_SECONDS),
-    ],
-)
-def test_the_list_of_dags_is_asked_for_at_the_start_and_then_once_in_a_while(
-    missing: bool, env: dict[str, str], every: float, fake: FakeAirflow, proxy: FaultProxy
-):
-    """More often where one is missing or new ones may come, for they are looked for in it."""
-    if missing:
-        fake.dags.remove(PREDICT)
-    clock = Clock()
-    airflow = timed(proxy.url, clock, **env)
-
-    def lists() -> int:
-        airflow.read(None)
-        return proxy.count("GET", "/api/v2/dags")
-
-    assert (lists(), lists()) == (1, 1)
-    clock.at += every - 0.5
-    assert lists() == 1
-    clock.at += 0.5
-    assert lists() == 2
-    if missing:
-        fake.dags.append(PREDICT)
-        clock.at += every
-        reading: Reading = airflow.read(None)
-        assert not reading.notes
-        assert runs_total(reading, PREDICT, "success") == 0
-
-
 def test_a_retry_after_beyond_a_few_seconds_is_handed_on_though_the_deadline_would_allow_it(proxy: FaultProxy):
     """Waiting in a refresh holds its thread; the refresh loop waits for nothing."""
     airflow = source(proxy.url, AIRFLOW_TIMEOUT_SECONDS="300")
@@ -245,22 +145,3 @@ def test_a_retry_after_beyond_a_few_seconds_is_handed_on_though_the_deadline_wou
         airflow.read(None)
     assert (caught.value.reason, caught.value.retry_after) == ("quota", MAX_RETRY_AFTER + 1)
     assert len(proxy.requests) == 1
-
-
-@pytest.mark.parametrize("lifetime", [1.0, 30.0, 299.0, 3600.0])
-def test_a_token_is_used_for_most_of_its_life_however_short_that_is(
-    lifetime: float, fake: FakeAirflow, proxy: FaultProxy
-):
-    fake.token_seconds = lifetime
-    clock = Clock()
-    airflow = timed(proxy.url, clock)
-    airflow.read(None)
-    airflow.read(None)
-    assert len(fake.tokens) == 1
-    left = min(60.0, lifetime / 5)
-    clock.at += lifetime - left - 0.01
-    airflow.read(None)
-    assert len(fake.tokens) == 1
-    clock.at += 0.02
-    airflow.read(None)
-    assert len(fake.tokens) == 2

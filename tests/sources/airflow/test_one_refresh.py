@@ -72,6 +72,7 @@ def test_everything_that_a_reading_says(fake: FakeAirflow, proxy: FaultProxy):
         "pending_xcoms": 1,
         "clock_ahead_seconds": 3601,
     }
+    assert reading.observations["airflow_dag_run_active_seconds"].observed_at == NOW + 3601
     assert reading.notes == (
         f"Airflow has no DAG {PREDICT} that this user may see: check AIRFLOW_DAG_IDS, the catalogue, and the user's "
         "permissions.",
@@ -137,6 +138,18 @@ def test_tasks_are_asked_for_while_something_goes_on_and_once_more(fake: FakeAir
     for _ in range(2):
         airflow.read(None)
         assert asked(proxy) == DUE
+
+
+def test_tasks_are_asked_for_at_the_start_too(proxy: FaultProxy):
+    """Whatever ended while the exporter was away."""
+    ledger = Ledger.open(None)
+    source(proxy.url, ledger).read(None)
+    asked(proxy)
+    airflow = source(proxy.url, ledger, AIRFLOW_API="v2")
+    airflow.read(None)
+    assert asked(proxy)[-3:] == [*DUE, TASKS]
+    airflow.read(None)
+    assert asked(proxy) == DUE
 
 
 def test_a_refresh_that_failed_at_the_tasks_does_not_count_as_the_one_more(fake: FakeAirflow, proxy: FaultProxy):
@@ -221,6 +234,7 @@ def test_a_ledger_that_fails_is_named_and_running_runs_are_shown_all_the_same(fa
 def test_a_missing_dag_with_runs_is_there(fake: FakeAirflow, proxy: FaultProxy):
     fake.dags.remove(PREDICT)
     fake.dags.remove(FETCH)
+    assert source(proxy.url).read(None).facts["missing_dags"] == f"{FETCH}, {PREDICT}"
     fake.run(PREDICT, "r", "running", start=NOW - 90)
     fake.run(FETCH, "r", "failed", start=NOW - 90, end=NOW - 80)
     assert source(proxy.url).read(None).facts["missing_dags"] == ""

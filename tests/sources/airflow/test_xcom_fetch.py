@@ -114,15 +114,6 @@ def test_one_bad_xcom_costs_one_value_and_is_named(api: str, fake: FakeAirflow, 
     assert not [seen for seen in proxy.requests if "xcomEntries" in seen.path]
 
 
-def test_an_xcom_that_airflow_fails_to_give_is_asked_for_a_few_times(fake: FakeAirflow, proxy: FaultProxy):
-    fake.run(FETCH, "r", start=NOW - 90, end=NOW - 80, fetch_to_bigquery__records_count=4)
-    airflow = source(proxy.url)
-    proxy.add(status(500, {"detail": "boom"}), path="records_count", times=2)
-    assert "bike_records_ingested_total" not in airflow.read(None).observations
-    airflow.read(None)
-    assert value(airflow.read(None), "bike_records_ingested_total") == 4
-
-
 def test_a_user_who_may_not_read_xcoms_loses_only_those(fake: FakeAirflow, proxy: FaultProxy):
     fake.run(FETCH, "r", start=NOW - 90, end=NOW - 80, fetch_to_bigquery__records_count=4)
     fake.run(PREDICT, "r", start=NOW - 90, end=NOW - 80, predict_daily_data__rmse=4)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.catalog import XCom
-from exporter.sources.airflow.xcom_value import MAX_CHARACTERS, number
+from exporter.sources.airflow.counted import KeptXCom
+from exporter.sources.airflow.xcom_value import MAX_CHARACTERS, MAX_DEPTH, kept_number, number, why_missing
 
 PLAIN = XCom("d", "t", "k")
 SHARE = XCom("d", "t", "k", field="drift_share")
@@ -27,6 +28,7 @@ SUMMARY = {"drift_share": 0.375, "drifted_features": ["temp", "hour"], "note": "
         ('"12"', 12.0),
         ("True", 1.0),
         ("false", 0.0),
+        ("TRUE", 1.0),
         (10**400, None),
     ],
 )
@@ -55,6 +57,12 @@ def test_what_is_no_finite_number_is_missing(value: object):
         json.dumps(str(SUMMARY)),
         json.dumps(json.dumps(SUMMARY)),
         "{'drift_share': np.float64(0.375), 'drifted_features': ('temp', 'hour')}",
+        "{'drift_share': numpy.float64(0.375), 'drifted_features': {'temp', 'hour'}}",
+        "{'drift_share': +0.375, 'drifted_features': ['temp', -1], **rest, 'low': -0.5}",
+        "{'drift_share': Decimal('0.375'), 'drifted_features': frozenset({'temp', 'hour'})}",
+        "{'drift_share': np.str_('0.375'), 'drifted_features': frozenset(['temp', 'hour'])}",
+        " \n{'drift_share': '0.375', 'drifted_features': {'temp': 1, None: 2}} ",
+        {"drift_share": "0.375", "drifted_features": "'[1, 2]'"},
         "{'p': nan, 'drift_share': 0.375, 'at': datetime.datetime(2024, 1, 1), 'drifted_features': \"['a', 'b']\"}",
         '{"p": NaN, "drift_share": "0.375", "drifted_features": {"temp": 1, "hour": 2}}',
     ],
@@ -86,12 +94,87 @@ def test_reasons(text: str, why: str):
         number(text, SHARE)
 
 
+PLAIN_LENGTH = XCom("d", "t", "k", take="length")
+NO_SET = "a set or tuple as text, whose elements cannot be told apart: push a list"
+
+
+@pytest.mark.parametrize(
+    ("value", "spec", "why"),
+    [
+        (None, PLAIN, "is null"),
+        ("X1", PLAIN, "not a number: 'X1'"),
+        ("1X", PLAIN, "not a number: '1X'"),
+        ("[1]", PLAIN, "not a number: '[1]'"),
+        (" 1_000 ", PLAIN, "not a number: ' 1_000 '"),
+        ([1], PLAIN, "not a number but a list"),
+        ("1" * (MAX_CHARACTERS + 1), PLAIN, f"longer than {MAX_CHARACTERS} characters"),
+        ({"drifted_features": f"[{' ' * MAX_CHARACTERS}]"}, LENGTH, f"longer than {MAX_CHARACTERS} characters"),
+        ("7", SHARE, "not a dict, so it has no 'drift_share'"),
+        ({"a": 1}, SHARE, "has no 'drift_share'"),
+        ("{'drift_share': {'a': f(1)}}", SHARE, "not a number but a dict"),
+        ("{'drift_share': -f(1)}", SHARE, "is null"),
+        ("{'drift_share': np.array(1)}", SHARE, "is null"),
+        ("{'drift_share': np.float64(0.5, 1)}", SHARE, "is null"),
+        ("7", PLAIN_LENGTH, "not a list, so it has no length"),
+        ("(a,b)", PLAIN_LENGTH, NO_SET),
+        ("{a", PLAIN_LENGTH, "cannot be parsed: '{a'"),
+        ("set([1])", PLAIN_LENGTH, "not a list, so it has no length"),
+        ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), PLAIN_LENGTH, f"nested more than {MAX_DEPTH} deep"),
+        (f'["{"X" * 30}", {"[" * MAX_DEPTH}{"]" * MAX_DEPTH}]', PLAIN_LENGTH, f"nested more than {MAX_DEPTH} deep"),
+        (f"{'[' * 15}], {'[' * 7}{']' * 21}", PLAIN_LENGTH, f"nested more than {MAX_DEPTH} deep"),
+        ("numpy.int8@version=1(" * MAX_DEPTH + "7" + ")" * MAX_DEPTH, PLAIN, f"nested more than {MAX_DEPTH} deep"),
+        ("a.B@version=1(7)", PLAIN, "a value of the kind 'a.B', which cannot be read"),
+        ({"__classname__": "a.B", "__data__": 7}, PLAIN, "a value of the kind 'a.B', which cannot be read"),
+        (
+            {"__classname__": "builtins.set", "__data__": 7},
+            PLAIN,
+            "a value of the kind 'builtins.set', which cannot be read",
+        ),
+    ],
+)
+def test_the_reason_in_full(value: object, spec: XCom, why: str):
+    """It goes on where the XCom's name ends, here and where the value was kept as JSON."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        number(value, spec)
+    assert str(caught.value) == why
+    kept = KeptXCom("r", 1.0, json.dumps(value), None)
+    assert why_missing(kept, spec) == f"cannot be used: {why}"
+    with pytest.raises(ValueError, match=r".") as caught:
+        kept_number(kept, spec)
+    assert str(caught.value) == f"cannot be used: {why}"
+
+
+@pytest.mark.parametrize(("problem", "why"), [(None, "was not pushed"), ("is too large", "is too large")])
+def test_what_could_not_be_had_has_no_number(problem: str | None, why: str):
+    assert why_missing(KeptXCom("r", 1.0, None, problem), PLAIN) == why
+    with pytest.raises(ValueError, match=f"^{why}$"):
+        kept_number(KeptXCom("r", 1.0, None, problem), PLAIN)
+    kept = KeptXCom("r", 1.0, '"0.5"', None)
+    assert (kept_number(kept, PLAIN), why_missing(kept, PLAIN)) == (0.5, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "spec", "expected"),
+    [
+        ("7" + " " * (MAX_CHARACTERS - 1), PLAIN, 7.0),
+        (f"[{' ' * (MAX_CHARACTERS - 2)}]", PLAIN_LENGTH, 0.0),
+        ({"drifted_features": f"[{' ' * (MAX_CHARACTERS - 2)}]"}, LENGTH, 0.0),
+        ("[" * MAX_DEPTH + "]" * MAX_DEPTH, PLAIN_LENGTH, 1.0),
+        (f'["{"X" * 30}"]', PLAIN_LENGTH, 1.0),
+        (f"{'[' * 15}], {'[' * 6}{']' * 20}", PLAIN_LENGTH, 1.0),
+        (f"[{'[],' * 30}(), {'{},' * 30}{'(),' * 30}]", PLAIN_LENGTH, 91.0),
+        ("numpy.int8@version=1(" * (MAX_DEPTH - 1) + "7" + ")" * (MAX_DEPTH - 1), PLAIN, 7.0),
+    ],
+)
+def test_the_limits_themselves_are_within(value: object, spec: XCom, expected: float):
+    assert number(value, spec) == expected
+
+
 def test_a_list_has_a_length_and_a_number_has_none():
-    spec = XCom("d", "t", "k", take="length")
-    assert number("['a', 'b', 'c']", spec) == 3.0
-    assert number([], spec) == 0.0
+    assert number("['a', 'b', 'c']", PLAIN_LENGTH) == 3.0
+    assert number([], PLAIN_LENGTH) == 0.0
     with pytest.raises(ValueError, match="no length"):
-        number("7", spec)
+        number("7", PLAIN_LENGTH)
 
 
 def wrapped(kind: object, content: object) -> dict[str, object]:
@@ -120,11 +203,15 @@ def test_numpys_numbers(kind: str, major: int):
         (wrapped("decimal.Decimal", "12.5"), 12.5),
         ("decimal.Decimal@version=1(12.5)", 12.5),
         (str({"drift_share": "numpy.float32@version=1(0.25)"}), None),
+        ("{'drift_share': +0.25, 'at': now()}", None),
+        ("{'drift_share': -(-0.25), 'at': now()}", None),
+        ("-0.25", -0.25),
     ],
 )
 def test_other_kinds_of_numbers(value: object, expected: float | None):
     if expected is None:
         assert number(value, SHARE) == 0.25
+        assert number(str(value).replace("0.25", "-0.25"), SHARE) == -0.25
     else:
         assert number(value, PLAIN) == expected
 
@@ -172,6 +259,7 @@ def test_what_cannot_be_read_is_named(value: object, why: str):
         ("{'a', 'b', 'c'}", 3),
         ("set()", 0),
         ("frozenset({1, 2})", 2),
+        ("frozenset()", 0),
         ("{(1, 2): 3, None: 4, 'a': 5}", 3),
         ("[np.float64(0.5), datetime.date(2024, 1, 1)]", 2),
         ("(a,b)", None),  # as Airflow 2 writes a set or tuple: {'a,b'} looks the same
