@@ -72,10 +72,23 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "exporter/sources/airflow/observations.py": (f"{AIRFLOW}/test_observations.py",),
     "exporter/sources/airflow/kept.py": (f"{AIRFLOW}/test_kept.py", f"{AIRFLOW}/test_counted_once.py"),
     "exporter/sources/airflow/source.py": (f"{AIRFLOW}/test_one_refresh.py", f"{AIRFLOW}/test_limits.py"),
-    "exporter/sources/audit/answer.py": (f"{AUDIT}/test_answer.py", f"{AUDIT}/test_labels.py"),
+    "exporter/sources/audit/answer.py": (f"{AUDIT}/test_answer_rules.py", f"{AUDIT}/test_answer.py"),
     "exporter/sources/audit/schema.py": (f"{AUDIT}/test_schema.py",),
-    "exporter/sources/audit/query.py": (f"{AUDIT}/test_query.py", f"{AUDIT}/test_labels.py", f"{AUDIT}/test_duckdb.py"),
+    "exporter/sources/audit/query.py": (
+        f"{AUDIT}/test_query_rules.py",
+        f"{AUDIT}/test_answer_rules.py",
+        f"{AUDIT}/test_query.py",
+    ),
+    "exporter/sources/audit/bigquery_errors.py": (f"{AUDIT}/test_bigquery_errors.py",),
+    "exporter/sources/audit/bigquery_protected.py": (f"{AUDIT}/test_protected_columns.py",),
+    "exporter/sources/audit/files.py": (f"{AUDIT}/test_embedded_log.py",),
+    "exporter/sources/audit/file_heads.py": (f"{AUDIT}/test_file_heads.py",),
+    "exporter/sources/audit/pattern.py": (f"{AUDIT}/test_pattern.py",),
+    "exporter/sources/audit/columns.py": (f"{AUDIT}/test_expressions.py",),
+    "exporter/sources/audit/row_keys.py": (f"{AUDIT}/test_expressions.py",),
+    "exporter/sources/audit/times.py": (f"{AUDIT}/test_expressions.py",),
     f"{PIPELINE}/decision.py": ("tests/pipeline/test_decision.py",),
+    f"{PIPELINE}/drift.py": ("tests/pipeline/test_drift_rules.py",),
 }
 """The modules that hold promises, and the tests that are to notice a fault in each: fast ones, through public names."""
 

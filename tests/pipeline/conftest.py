@@ -1,7 +1,6 @@
 """Counts of the simulated city as the pipeline's records."""
 
 import math
-from collections.abc import Iterator
 
 import pandas as pd
 import pytest
@@ -11,13 +10,9 @@ from bike_pipeline.records import Count
 
 def records(table: pd.DataFrame) -> list[Count]:
     """A table of counts as the pipeline's records."""
-
-    def rows() -> Iterator[Count]:
-        for at, counter, count, temperature, rain, wind, holiday in table.itertuples(index=False):
-            known = None if math.isnan(count) else count
-            yield Count(at.to_pydatetime(), counter, known, temperature, rain, wind, bool(holiday))
-
-    return list(rows())
+    times, counters, counts, *others = (table[name].tolist() for name in table.columns)
+    known = (None if math.isnan(count) else count for count in counts)
+    return list(map(Count, (at.to_pydatetime() for at in times), counters, known, *others))
 
 
 @pytest.fixture(autouse=True)

@@ -95,7 +95,7 @@ def _read_sets(query: AuditQuery, rows: Iterable[Mapping[str, Any]]) -> AuditAns
                 observations[metric] = Observation(Grid(shared, (((), values[gauge.index]),)), times[gauge.index])
             else:
                 gaps.append(Gap(metric, f"column {gauge.column} holds no value yet"))
-        unreadable = _overall(overall, f"b{gauge.index}") if gauge.is_text else 0
+        unreadable = _overall(overall, f"b{gauge.index}")
         if unreadable:
             notes.append(f"column {gauge.column}: {_rows(unreadable)} with text that is not a number, left out")
     for count in query.counts:

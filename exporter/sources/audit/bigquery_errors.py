@@ -175,7 +175,7 @@ class BigQueryErrors:
             return SourceUnavailable(f"{self._not_found(said)} BigQuery said: {said}", reason="not_found")
         if isinstance(error, api.ServerError):
             return SourceUnavailable(f"BigQuery answered {error.code}: {said}")
-        if reason in ("stopped", "timeout") or isinstance(error, api.GatewayTimeout):
+        if reason in ("stopped", "timeout"):
             return SourceTimeout(f"BigQuery stopped the query after {self._settings.audit_timeout_seconds:g} s.")
         return BadData(f"BigQuery refused the query ({error.code}): {said}")
 

@@ -36,8 +36,7 @@ def matching(pattern: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """
     search = _Search()
     seen: set[tuple[int, int]] = set()
-    parts = pattern.parts[1:] if pattern.anchor else pattern.parts
-    for path in sorted(set(search.below(Path(pattern.anchor), parts))):
+    for path in sorted(set(search.below(Path(), pattern.parts))):
         try:
             about = path.stat()
         except OSError:  # gone since, or a link that leads nowhere

@@ -13,11 +13,11 @@ from exporter.sources.audit.query import is_flag
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """A column to create: name, GoogleSQL type, and what it means."""
+    """A column to create: name, GoogleSQL type, and what it means (nothing is known of another catalogue's)."""
 
     name: str
     type: str
-    description: str
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +92,12 @@ def table_columns(catalog: Catalog) -> tuple[TableColumn, ...]:
     # A type that the catalogue asks for is kept: its timestamp may be a number.
     standard = [column for column in STANDARD if column.name in derived and column.name != audit.timestamp]
     first = next((c for c in STANDARD if (c.name, c.type) == (audit.timestamp, derived[audit.timestamp])), None)
-    timestamp = first or TableColumn(audit.timestamp, derived[audit.timestamp], "")
+    timestamp = first or TableColumn(audit.timestamp, derived[audit.timestamp])
     known = {column.name for column in STANDARD}
     if known - INFORMATIONAL <= set(derived):
         standard = [column for column in STANDARD if column.name != audit.timestamp]
     others = [
-        TableColumn(name, kind, "") for name, kind in derived.items() if name not in known and name != audit.timestamp
+        TableColumn(name, kind) for name, kind in derived.items() if name not in known and name != audit.timestamp
     ]
     # The column that must be there comes first.
     return (timestamp, *standard, *others)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -98,3 +99,17 @@ def test_a_file_made_here_can_be_opened_by_older_duckdb(tmp_path: Path):
     with duckdb.connect(str(tmp_path / "audit.duckdb"), read_only=True) as connection:
         tags = connection.execute("SELECT tags FROM duckdb_databases() WHERE database_name = 'audit'").fetchone()
     assert "v1.0.0" in str(tags)
+
+
+def test_its_times_are_moved_by_whole_weeks_and_nothing_else_is():
+    before = sample_rows(NOW)
+    newest = max(datetime.fromisoformat(str(row["timestamp"])).timestamp() for row in before)
+    for now, weeks in ((newest, 0), (newest + 7 * DAY - 1, 0), (newest + 7 * DAY, 1), (newest - 1, -1)):
+        after = sample_rows(now)
+        assert [{**row, "timestamp": ""} for row in after] == [{**row, "timestamp": ""} for row in before]
+        moved = {
+            datetime.fromisoformat(str(row["timestamp"])) - datetime.fromisoformat(str(old["timestamp"]))
+            for row, old in zip(after, before, strict=True)
+        }
+        assert moved == {timedelta(weeks=weeks)}
+    assert "" not in {value for row in before for value in row.values()}, "an empty field is NULL"

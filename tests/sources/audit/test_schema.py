@@ -39,7 +39,11 @@ metrics:
 NESTED = parse_catalog(
     """
 version: 1
-audit: {table: shop.runs, timestamp: {column: "ts (ms)", unit: ms}, labels: {model: model}}
+audit:
+  table: shop.runs
+  timestamp: {column: "ts (ms)", unit: ms}
+  env: {column: run, path: env}
+  labels: {model: model, region: {column: place, path: region}}
 metrics:
   - {name: shop_r2, type: gauge, help: R2., from: [{audit: {column: value, where: {key: r2, fold: 1, live: true}}}]}
   - {name: shop_share, type: gauge, help: Share., from: [{audit: {column: report, path: drift.share}}]}
@@ -92,7 +96,8 @@ def test_the_columns_types_are_those_that_the_catalogue_reads(timestamp: str, ki
     columns = [(column.name, column.type) for column in table_columns(parse_catalog(text + metric, "c"))]
     assert columns == [("at", kind), ("r2", "FLOAT64")]
     assert {column.name: column.type for column in table_columns(NESTED)} == {
-        "ts (ms)": "INT64", "model": "STRING", "value": "FLOAT64", "key": "STRING", "fold": "FLOAT64", "live": "BOOL",
+        "ts (ms)": "INT64", "run": "JSON", "model": "STRING", "place": "JSON", "value": "FLOAT64", "key": "STRING",
+        "fold": "FLOAT64", "live": "BOOL",
         "report": "JSON",
     }  # fmt: skip
 

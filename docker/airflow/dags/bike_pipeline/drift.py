@@ -217,12 +217,10 @@ class _Normal:
     @classmethod
     def fit(cls, days: Sequence[Day], index: int) -> "_Normal":
         known = [day for day in days if not math.isnan(day.values[index])]
-        span = (known[-1].day - known[0].day).days + 1 if known else 0
-        with_season = span >= YEAR_DAYS and len(known) >= YEAR_DAYS * 0.8
-        if not known:
-            return cls(np.zeros(_design([], with_season).shape[1]), with_season)
+        with_season = len(known) >= YEAR_DAYS * 0.8 and (known[-1].day - known[0].day).days + 1 >= YEAR_DAYS
         values = np.array([day.values[index] for day in known])
-        coefficients, *_ = np.linalg.lstsq(_design(known, with_season), values, rcond=None)
+        # Without any known day the coefficients are 0: nothing is explained.
+        coefficients, *_ = np.linalg.lstsq(_design(known, with_season), values)
         return cls(coefficients, with_season)
 
     def residuals(self, days: Sequence[Day], index: int) -> Floats:
