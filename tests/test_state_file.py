@@ -69,6 +69,7 @@ def test_a_second_exporter_names_the_first_and_goes_on_from_what_that_one_kept(
     second = Ledger.open(tmp_path)
     assert first.problem is None
     assert f"in use by process {os.getpid()} on " in (second.problem or "")
+    assert (first.held, second.held is not None and second.held in (second.problem or "")) == (None, True)
     assert caplog.text.count("in use by process") == 1
     assert kept(second) == one
     assert noted(second) == ["of the first"]
@@ -128,6 +129,8 @@ def test_a_ledger_that_is_closed_takes_nothing_over(tmp_path: Path):
     ledger = Ledger.open(tmp_path)
     ledger.close()
     assert not ledger.take_over()
+    with pytest.raises(StateError, match="closed"):
+        note(ledger, "after the stop, by a call that went on")
     again = Ledger.open(tmp_path)
     assert again.problem is None
     again.close()
@@ -231,23 +234,34 @@ def replace_file(folder: Path) -> None:
     (folder / "copy").replace(folder / FILE_NAME)
 
 
+def replace_by_a_sound_one(folder: Path) -> None:
+    """For example one that was saved earlier: what it holds is older than what is held here."""
+    connection = sqlite3.connect(folder / FILE_NAME)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or SQLite would write the lot to the other file
+    connection.close()
+    Ledger.open(folder / "other").close()
+    (folder / "other" / FILE_NAME).replace(folder / FILE_NAME)
+
+
 def move_folder(folder: Path) -> None:
     folder.rename(folder.with_name("moved"))
 
 
-@pytest.mark.parametrize("lose", [remove_folder, remove_file, remove_all_files, replace_file, move_folder])
+@pytest.mark.parametrize(
+    "lose", [remove_folder, remove_file, remove_all_files, replace_file, replace_by_a_sound_one, move_folder]
+)
 def test_a_file_that_is_no_longer_at_its_path_is_made_anew_with_all_that_it_held(
     tmp_path: Path, one: Reading, other: Reading, caplog, lose: Callable[[Path], None]
 ):
     folder = tmp_path / "state"
-    ledger = Ledger.open(folder)
+    ledger = Ledger.open(folder, clock=lambda: 1234.0)
     ledger.save_reading(other)
     note(ledger, "before")
     lose(folder)
     ledger.save_reading(one)
     note(ledger, "after")
     assert ledger.problem is None
-    assert "made anew" in (ledger.note or "")
+    assert "made anew at 1970-01-01T00:20:34+00:00" in (ledger.note or "")
     assert caplog.text.count("was removed or replaced while in use") == 1
     ledger.close()
     again = Ledger.open(folder)
@@ -419,7 +433,8 @@ def test_a_file_with_a_sound_header_and_a_damaged_page_is_set_aside(
     assert len(set_aside(tmp_path)) == 1
 
 
-def test_a_file_that_somebody_has_locked_is_not_set_aside(tmp_path: Path, one: Reading):
+def test_a_file_that_somebody_has_locked_is_not_set_aside(tmp_path: Path, one: Reading, monkeypatch):
+    monkeypatch.setattr("exporter.state_file.LOCKED_SECONDS", 0.05)
     ledger = Ledger.open(tmp_path)
     ledger.save_reading(one)
     ledger.close()
