@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from array import array
 from pathlib import Path
 
@@ -59,10 +60,11 @@ def full(catalog: Catalog) -> Reading:
 
 
 def test_a_reading_comes_back_as_it_was(tmp_path: Path, full: Reading):
-    ledger = Ledger.open(tmp_path)
+    folder = tmp_path / "var" / "state"
+    ledger = Ledger.open(folder)
     ledger.save_reading(full)
     ledger.close()
-    again = Ledger.open(tmp_path)
+    again = Ledger.open(folder)
     assert again.problem is None
     assert again.load_reading("audit", "scripted") == full
     assert again.load_reading("airflow", "scripted") is None
@@ -147,7 +149,9 @@ def test_without_a_folder_everything_works_in_memory_and_says_so(full: Reading):
     ledger = Ledger.open(None)
     assert ledger.problem == "EXPORTER_STATE_DIR is none: state is lost at a restart"
     assert not ledger.wanted
-    ledger.save_reading(full)
+    elsewhere = threading.Thread(target=ledger.save_reading, args=(full,))
+    elsewhere.start()
+    elsewhere.join()
     assert ledger.load_reading("audit", "scripted") == full
     ledger.close()
 
