@@ -183,6 +183,26 @@ def test_a_state_says_when_it_was_made_and_what_its_sources_counted(build, audit
     assert refresher.state_age_seconds(state) == 0
 
 
+def test_a_turn_takes_what_has_come_without_waiting_for_it(build, audit, airflow):
+    refresher = build(audit, airflow)
+    pause = threading.Event()
+    for _ in range(3000):
+        refresher.step()
+        if refresher.state.snapshot.settled:
+            break
+        pause.wait(0.01)
+    assert refresher.state.snapshot.settled
+
+
+def test_a_state_file_that_cannot_be_written_is_no_bug(build, audit, ledger):
+    with ledger.transaction() as connection:
+        pass
+    connection.execute("PRAGMA query_only = ON")
+    snapshot = turn(build(audit)).snapshot
+    assert "cannot be written" in (snapshot.state_problem or "")
+    assert (snapshot.bugs, snapshot.readings.keys()) == ({}, {"audit"})
+
+
 def test_without_a_newer_state_no_value_is_served_and_every_source_is_down(build, audit, clock):
     refresher = build(audit)
     state = turn(refresher)
@@ -302,18 +322,20 @@ def test_a_source_backs_off_until_a_moment_and_not_longer(build, audit, airflow,
     audit.answer = failing(SourceUnavailable("no", retry_after=90))
     refresher = build(audit, airflow)
     turn(refresher)
-    clock.advance(89)
-    assert refresher.request_refresh() == RequestOutcome("accepted", 0.0, {"audit": 1.0})
+    clock.advance(90 - REQUEST_SECONDS)
+    assert refresher.request_refresh() == RequestOutcome("accepted", 0.0, {"audit": REQUEST_SECONDS})
     turn(refresher)
-    clock.advance(REQUEST_SECONDS)
+    clock.advance(REQUEST_SECONDS - 0.5)
+    assert refresher.request_refresh() == RequestOutcome("too soon", 0.5, {"audit": 0.5})
+    clock.advance(0.5)
     assert refresher.request_refresh() == ACCEPTED
 
 
 def test_a_single_run_asks_every_source_whether_it_is_due_or_not(build, audit):
     refresher = build(audit)
-    refresher.run_once()
-    refresher.run_once()
-    assert audit.asked == 2
+    for asked in (1, 2):
+        assert refresher.run_once().snapshot.bugs == {}
+        assert audit.asked == asked
 
 
 # -- the state file ----------------------------------------------------------------------------------------------------
@@ -359,6 +381,16 @@ def test_what_is_taken_over_is_read_from_the_next_refresh_on(build, catalog, clo
     assert [previous and previous.token for previous in given] == [None, "t"]
 
 
+def test_there_may_be_nothing_to_take_over(build, tmp_path, clock):
+    holder = Ledger.open(tmp_path / "shared")
+    refresher = build(ScriptedSource(failing(SourceUnavailable("gone"))), on=Ledger.open(tmp_path / "shared"))
+    turn(refresher)
+    holder.close()
+    clock.advance(HEARTBEAT_SECONDS)
+    snapshot = turn(refresher).snapshot
+    assert (snapshot.state_problem, snapshot.bugs, snapshot.readings) == (None, {}, {})
+
+
 # -- threads -----------------------------------------------------------------------------------------------------------
 
 
@@ -386,6 +418,24 @@ def test_a_loop_that_does_not_turn_is_not_alive_and_one_that_has_stopped_takes_n
     clock.advance(-UNHEALTHY_AFTER_SECONDS)
     assert not refresher.alive()
     assert refresher.request_refresh() == RequestOutcome("unavailable", 0.0, {})
+
+
+def test_the_stop_does_not_wait_for_a_loop_that_hangs(build, audit, monkeypatch):
+    counting, go_on = threading.Event(), threading.Event()
+    refresher = build(audit)
+
+    def telemetry() -> Mapping[str, tuple[Sample, ...]]:
+        counting.set()
+        go_on.wait(30)
+        return {}
+
+    monkeypatch.setattr(audit, "telemetry", telemetry)
+    refresher.start()
+    assert counting.wait(30)
+    began = time.monotonic()
+    refresher.stop(timeout=0.1)
+    assert time.monotonic() - began < 15
+    go_on.set()
 
 
 def test_a_source_that_cannot_be_closed_holds_nothing_up(build, audit, airflow, tmp_path, monkeypatch):

@@ -73,6 +73,11 @@ def test_it_is_busy_until_the_call_has_ended_and_can_be_told_to_end(asked):
     assert asked.source.asked == 2, "with a new thread"
 
 
+def test_one_that_was_never_asked_has_ended(asked):
+    asked.thread.stop()
+    assert asked.thread.ended(0)
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

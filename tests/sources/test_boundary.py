@@ -151,10 +151,10 @@ def test_any_bytes_are_json_or_refused(content: bytes):
         (b"[" * 100_000, "deep"),
         (b"[" + b"{}," * 2**20 + b"{}]", "values"),
         (b"[" + b'"",' * 2**20 + b"1]", "values"),
-        (b'"' + b'\\"' * 2**20, "not complete"),
+        (b'"' + b'\\"' * 2**20, "^not complete JSON$"),
         (b'[[[[ "' * 70_000, "more than"),
-        (b'{"a": "\xff"}', "not complete"),
-        (b"", "not complete"),
+        (b'{"a": "\xff"}', "^not complete JSON$"),
+        (b"", "^not complete JSON$"),
     ],
     ids=["lists", "objects", "open lists", "empty rows", "empty texts", "quotes", "open texts", "no UTF-8", "nothing"],
 )
@@ -183,7 +183,7 @@ def test_as_much_as_is_allowed_is_read():
 
 
 def test_json_has_so_many_values_and_levels_and_not_one_more():
-    many = b"[" + b",".join([b"1"] * MAX_JSON_VALUES) + b"]"
+    many = b"[" + b",".join([b'""'] * MAX_JSON_VALUES) + b"]"
     assert len(parse_json(many)) == MAX_JSON_VALUES
     with pytest.raises(ValueError, match=r"^more than 250,000 values$"):
         parse_json(many[:-1] + b",1]")
