@@ -187,6 +187,7 @@ def test_json_has_so_many_values_and_levels_and_not_one_more():
     assert len(parse_json(many)) == MAX_JSON_VALUES
     with pytest.raises(ValueError, match=r"^more than 250,000 values$"):
         parse_json(many[:-1] + b",1]")
+    assert parse_json(b"[[]," + b"[" * (MAX_JSON_DEPTH - 1) + b"]" * MAX_JSON_DEPTH)
     for opening, closing in ((b"[", b"]"), (b'{"a":[', b"]}")):
         deep = MAX_JSON_DEPTH // (1 + len(opening) // 6)
         assert parse_json(opening * deep + closing * deep)
