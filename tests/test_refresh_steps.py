@@ -161,9 +161,6 @@ def test_where_no_thread_can_be_started_the_source_is_down_and_tried_again_soon(
     assert (status.up, status.reason, status.next_refresh_in_seconds) == (False, "internal", 1.0)
 
 
-# -- the state ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_state_says_when_it_was_made_and_what_its_sources_counted(build, audit, clock, monkeypatch):
     def telemetry() -> Mapping[str, tuple[Sample, ...]]:
         return {BILLED: (Sample((), 7.0),)}
@@ -389,9 +386,6 @@ def test_there_may_be_nothing_to_take_over(build, tmp_path, clock):
     clock.advance(HEARTBEAT_SECONDS)
     snapshot = turn(refresher).snapshot
     assert (snapshot.state_problem, snapshot.bugs, snapshot.readings) == (None, {}, {})
-
-
-# -- threads -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_loop_that_does_not_turn_is_not_alive_and_one_that_has_stopped_takes_no_request(

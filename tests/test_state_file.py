@@ -421,7 +421,7 @@ def test_what_a_killed_exporter_left_of_a_new_file_is_no_hindrance(tmp_path: Pat
 def test_what_stands_in_the_way_of_a_new_file_is_a_problem_until_it_is_gone(tmp_path: Path):
     (tmp_path / f"{FILE_NAME}.new").mkdir()
     ledger = Ledger.open(tmp_path)
-    assert "Is a directory" in (ledger.problem or "")
+    assert "cannot be used" in (ledger.problem or "")
     (tmp_path / f"{FILE_NAME}.new").rmdir()
     assert ledger.take_over()
     ledger.close()
