@@ -57,7 +57,7 @@ class StateFile:
 
     @classmethod
     def open(
-        cls, folder: Path, content: sqlite3.Connection, clock: Callable[[], float], *, replace: bool = False
+        cls, folder: Path, content: sqlite3.Connection, clock: Callable[[], float], *, replace: bool
     ) -> "StateFile":
         """Open the file. Where there is none, or none that can be used, one is made; what is there is set aside.
 
@@ -205,7 +205,7 @@ def _make(path: Path, content: sqlite3.Connection) -> None:
         new.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
+            new.unlink()
         raise
 
 

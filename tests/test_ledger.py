@@ -6,14 +6,15 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from array import array
 from pathlib import Path
 
 import pytest
 
-from exporter.catalog_parser import load_catalog
+from exporter.catalog import Catalog
 from exporter.errors import StateError
-from exporter.ledger import Ledger
+from exporter.ledger import Ledger, make_tables
 from exporter.reading_json import ITEMS_AT_ONCE, reading_from_json, reading_to_json
 from exporter.snapshot import Gap, Grid, HistogramSample, Labels, Observation, Reading, Sample, Totals
 from testbed.scripted import Clock, reading
@@ -22,10 +23,10 @@ SETS: tuple[Labels, ...] = tuple((("model", name), ("region", 'ü "x"')) for nam
 
 
 @pytest.fixture
-def full() -> Reading:
+def full(catalog: Catalog) -> Reading:
     """A reading that uses every field."""
     return dataclasses.replace(
-        reading(load_catalog(), Clock()),
+        reading(catalog, Clock()),
         gaps=(Gap("m", "why"),),
         notes=("note",),
         totals=Totals(
@@ -59,10 +60,11 @@ def full() -> Reading:
 
 
 def test_a_reading_comes_back_as_it_was(tmp_path: Path, full: Reading):
-    ledger = Ledger.open(tmp_path)
+    folder = tmp_path / "var" / "state"
+    ledger = Ledger.open(folder)
     ledger.save_reading(full)
     ledger.close()
-    again = Ledger.open(tmp_path)
+    again = Ledger.open(folder)
     assert again.problem is None
     assert again.load_reading("audit", "scripted") == full
     assert again.load_reading("airflow", "scripted") is None
@@ -81,11 +83,40 @@ def test_a_damaged_reading_is_left_out_and_the_rest_goes_on(tmp_path: Path, full
     ledger.save_reading(full)
     with ledger.transaction() as connection:
         connection.execute("UPDATE reading SET json = '{\"source\": 1}'")
-    assert ledger.load_reading("audit", "scripted") is None
-    assert "cannot be used" in caplog.text
+    for _ in range(2):
+        assert ledger.load_reading("audit", "scripted") is None
+    assert caplog.text.count("source audit cannot be used and is deleted") == 1
     ledger.save_reading(full)
     assert ledger.load_reading("audit", "scripted") == full
     ledger.close()
+
+
+def test_a_damaged_reading_that_cannot_be_deleted_is_left_out_as_well(ledger: Ledger, full: Reading):
+    ledger.save_reading(full)
+    with ledger.transaction() as connection:
+        connection.execute("UPDATE reading SET json = '[]'")
+        connection.execute("CREATE TRIGGER full BEFORE DELETE ON reading BEGIN SELECT RAISE(FAIL, 'disk full'); END")
+    assert ledger.load_reading("audit", "scripted") is None
+    assert "disk full" in (ledger.problem or "")
+
+
+def test_a_reading_that_is_too_large_is_not_looked_at(ledger: Ledger, full: Reading, caplog, monkeypatch):
+    ledger.save_reading(full)
+    with ledger.transaction() as connection:
+        (size,) = connection.execute("SELECT length(CAST(json AS BLOB)) FROM reading").fetchone()
+    monkeypatch.setattr("exporter.ledger.MAX_READING_BYTES", size)
+    assert ledger.load_reading("audit", "scripted") == full
+    monkeypatch.setattr("exporter.ledger.MAX_READING_BYTES", size - 1)
+    assert ledger.load_reading("audit", "scripted") is None
+    assert f"it has {size} bytes, more than {size - 1}" in caplog.text
+
+
+def test_a_reading_of_another_source_is_left_out(ledger: Ledger, full: Reading, caplog):
+    ledger.save_reading(full)
+    with ledger.transaction() as connection:
+        connection.execute("UPDATE reading SET source = 'airflow'")
+    assert ledger.load_reading("airflow", "scripted") is None
+    assert "it is of source 'audit'" in caplog.text
 
 
 def test_a_model_without_a_value_has_none_after_a_restart_either(full: Reading):
@@ -116,8 +147,11 @@ def test_numbers_that_do_not_fit_the_label_sets_are_no_reading(full: Reading, te
 
 def test_without_a_folder_everything_works_in_memory_and_says_so(full: Reading):
     ledger = Ledger.open(None)
-    assert "lost at a restart" in (ledger.problem or "")
-    ledger.save_reading(full)
+    assert ledger.problem == "EXPORTER_STATE_DIR is none: state is lost at a restart"
+    assert not ledger.wanted
+    elsewhere = threading.Thread(target=ledger.save_reading, args=(full,))
+    elsewhere.start()
+    elsewhere.join()
     assert ledger.load_reading("audit", "scripted") == full
     ledger.close()
 
@@ -127,6 +161,7 @@ def test_a_folder_that_cannot_be_made_is_a_problem_not_a_crash(tmp_path: Path, f
     ledger = Ledger.open(tmp_path / "file" / "state")
     assert "cannot be used" in (ledger.problem or "")
     assert "cannot be used" in caplog.text
+    assert ledger.held is None
     ledger.save_reading(full)
     assert ledger.load_reading("audit", "scripted") == full
     ledger.close()
@@ -211,3 +246,30 @@ def test_nothing_is_logged_when_all_is_well(tmp_path: Path, caplog):
     caplog.set_level(logging.DEBUG)
     Ledger.open(tmp_path).close()
     assert caplog.text == ""
+
+
+VERSIONS = (("CREATE TABLE made (a INTEGER)",), ("ALTER TABLE made ADD COLUMN b INTEGER",))
+
+
+def test_tables_are_brought_from_any_version_to_the_newest(tmp_path: Path):
+    ledger = Ledger.open(tmp_path)
+    for versions in (VERSIONS[:1], VERSIONS, VERSIONS):
+        with ledger.transaction() as connection:
+            make_tables(connection, "someone", versions)
+    with ledger.transaction() as connection:
+        connection.execute("INSERT INTO made VALUES (1, 2)")
+        make_tables(connection, "someone else", (("CREATE TABLE other (a INTEGER)",),))
+    ledger.close()
+    ledger = Ledger.open(tmp_path)
+    with ledger.transaction() as connection:
+        assert connection.execute("SELECT * FROM made").fetchall() == [(1, 2)]
+    ledger.close()
+
+
+def test_tables_of_a_later_version_are_left_alone_and_named(tmp_path: Path):
+    ledger = Ledger.open(tmp_path)
+    with ledger.transaction() as connection:
+        make_tables(connection, "someone", VERSIONS)
+    with pytest.raises(StateError, match=r"tables of someone .* version 2"), ledger.transaction() as connection:
+        make_tables(connection, "someone", VERSIONS[:1])
+    ledger.close()

@@ -248,6 +248,7 @@ def test_a_sources_thread_that_dies_is_a_failure_of_its_source_and_made_anew(
         refresher.step()
     assert (status(refresher).up, status(refresher).error) == (False, "What source audit answered got lost.")
     assert status(refresher, 1).up
+    assert refresher.state.snapshot.bugs == {}
     dying[0] = False
     asked = source.asked
     clock.advance(INTERVAL)

@@ -1,12 +1,14 @@
 """The state file: one process writes it, it is whole or not there, and what cannot be used is set aside."""
 
 import dataclasses
+import fcntl
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from exporter.health import overall, report
 from exporter.ledger import FILE_NAME, Ledger
 from exporter.refresh import HEARTBEAT_SECONDS, Refresher, State
 from exporter.snapshot import Reading
+from exporter.state_file import LOCK_NAME, copy_of
 from testbed.exposed import Exposed
 from testbed.scripted import Clock, ScriptedSource, reading, turn
 
@@ -69,6 +72,7 @@ def test_a_second_exporter_names_the_first_and_goes_on_from_what_that_one_kept(
     second = Ledger.open(tmp_path)
     assert first.problem is None
     assert f"in use by process {os.getpid()} on " in (second.problem or "")
+    assert (first.held, second.held is not None and second.held in (second.problem or "")) == (None, True)
     assert caplog.text.count("in use by process") == 1
     assert kept(second) == one
     assert noted(second) == ["of the first"]
@@ -95,6 +99,41 @@ def test_the_second_takes_over_what_the_first_kept_last(tmp_path: Path, one: Rea
     assert "in use by" in (third.problem or "")
     third.close()
     second.close()
+    assert len((tmp_path / LOCK_NAME).read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "holder"), [(b"", "another process"), (b"\xff\xfe\n", "\ufffd\ufffd"), (b"x" * 200, "x" * 99 + "…")]
+)
+def test_a_holder_that_does_not_say_who_it_is_holds_the_folder_all_the_same(
+    tmp_path: Path, content: bytes, holder: str
+):
+    first = Ledger.open(tmp_path)
+    (tmp_path / LOCK_NAME).write_bytes(content)
+    second = Ledger.open(tmp_path)
+    assert second.held == f"{tmp_path} is in use by {holder}"
+    second.close()
+    first.close()
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_no_lock(tmp_path: Path, monkeypatch):
+    flock = fcntl.flock
+
+    def late(lock: int, how: int) -> None:
+        (tmp_path / LOCK_NAME).unlink()
+        flock(lock, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    ledger = Ledger.open(tmp_path)
+    assert ledger.held == f"{tmp_path} was removed or made anew a moment ago"
+    monkeypatch.undo()
+    assert ledger.take_over()
+    ledger.close()
+
+
+def test_of_a_folder_without_a_file_there_is_no_copy(tmp_path: Path):
+    with pytest.raises(StateError, match="unable to open"):
+        copy_of(tmp_path)
 
 
 HOLDER = """
@@ -128,6 +167,8 @@ def test_a_ledger_that_is_closed_takes_nothing_over(tmp_path: Path):
     ledger = Ledger.open(tmp_path)
     ledger.close()
     assert not ledger.take_over()
+    with pytest.raises(StateError, match="closed"):
+        note(ledger, "after the stop, by a call that went on")
     again = Ledger.open(tmp_path)
     assert again.problem is None
     again.close()
@@ -231,23 +272,34 @@ def replace_file(folder: Path) -> None:
     (folder / "copy").replace(folder / FILE_NAME)
 
 
+def replace_by_a_sound_one(folder: Path) -> None:
+    """For example one that was saved earlier: what it holds is older than what is held here."""
+    connection = sqlite3.connect(folder / FILE_NAME)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or SQLite would write the lot to the other file
+    connection.close()
+    Ledger.open(folder / "other").close()
+    (folder / "other" / FILE_NAME).replace(folder / FILE_NAME)
+
+
 def move_folder(folder: Path) -> None:
     folder.rename(folder.with_name("moved"))
 
 
-@pytest.mark.parametrize("lose", [remove_folder, remove_file, remove_all_files, replace_file, move_folder])
+@pytest.mark.parametrize(
+    "lose", [remove_folder, remove_file, remove_all_files, replace_file, replace_by_a_sound_one, move_folder]
+)
 def test_a_file_that_is_no_longer_at_its_path_is_made_anew_with_all_that_it_held(
     tmp_path: Path, one: Reading, other: Reading, caplog, lose: Callable[[Path], None]
 ):
     folder = tmp_path / "state"
-    ledger = Ledger.open(folder)
+    ledger = Ledger.open(folder, clock=lambda: 1234.0)
     ledger.save_reading(other)
     note(ledger, "before")
     lose(folder)
     ledger.save_reading(one)
     note(ledger, "after")
     assert ledger.problem is None
-    assert "made anew" in (ledger.note or "")
+    assert "made anew at 1970-01-01T00:20:34+00:00" in (ledger.note or "")
     assert caplog.text.count("was removed or replaced while in use") == 1
     ledger.close()
     again = Ledger.open(folder)
@@ -256,6 +308,8 @@ def test_a_file_that_is_no_longer_at_its_path_is_made_anew_with_all_that_it_held
     assert kept(again) == one
     assert noted(again) == ["before", "after"]
     again.close()
+    replaced = lose in (replace_file, replace_by_a_sound_one)
+    assert ("it took the place of the file in use; set aside as" in caplog.text) == replaced
 
 
 def test_health_says_that_the_file_was_made_anew(build, tmp_path: Path):
@@ -364,6 +418,24 @@ def test_what_a_killed_exporter_left_of_a_new_file_is_no_hindrance(tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ledger.lock", FILE_NAME]
 
 
+def test_what_stands_in_the_way_of_a_new_file_is_a_problem_until_it_is_gone(tmp_path: Path):
+    (tmp_path / f"{FILE_NAME}.new").mkdir()
+    ledger = Ledger.open(tmp_path)
+    assert "cannot be used" in (ledger.problem or "")
+    (tmp_path / f"{FILE_NAME}.new").rmdir()
+    assert ledger.take_over()
+    ledger.close()
+
+
+def test_a_text_that_is_no_utf_8_is_read_as_far_as_it_is_one(tmp_path: Path):
+    ledger = Ledger.open(tmp_path)
+    note(ledger, "fine")
+    with ledger.transaction() as connection:
+        connection.execute("INSERT INTO own VALUES (CAST(x'61ff' AS TEXT))")
+    assert noted(ledger) == ["fine", "a\ufffd"]
+    ledger.close()
+
+
 # -- set aside ---------------------------------------------------------------------------------------------------------
 
 
@@ -379,7 +451,7 @@ def test_a_corrupt_file_is_set_aside_with_a_warning(tmp_path: Path, one: Reading
     assert kept(ledger) == one
     ledger.close()
     assert (tmp_path / f"{FILE_NAME}.set-aside-1234").read_bytes() == content
-    assert "set aside" in caplog.text
+    assert "not a usable SQLite file: file is not a database; set aside" in caplog.text
 
 
 @pytest.mark.parametrize("version", [0, 1, 3, 99])
@@ -398,9 +470,11 @@ def test_a_file_of_another_schema_is_set_aside(tmp_path: Path, one: Reading, cap
     assert len(set_aside(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("damage", [slice(-3 * 4096, -4096), slice(39, 40)], ids=["pages", "free pages"])
+@pytest.mark.parametrize(
+    ("damage", "why"), [(slice(-3 * 4096, -4096), "image is malformed"), (slice(39, 40), "damaged: *** in database")]
+)
 def test_a_file_with_a_sound_header_and_a_damaged_page_is_set_aside(
-    tmp_path: Path, one: Reading, caplog, damage: slice
+    tmp_path: Path, one: Reading, caplog, damage: slice, why: str
 ):
     ledger = Ledger.open(tmp_path)
     ledger.save_reading(one)
@@ -415,11 +489,13 @@ def test_a_file_with_a_sound_header_and_a_damaged_page_is_set_aside(
     assert ledger.problem is None
     assert kept(ledger) is None
     ledger.close()
-    assert "set aside" in caplog.text
+    assert why in caplog.text
     assert len(set_aside(tmp_path)) == 1
 
 
-def test_a_file_that_somebody_has_locked_is_not_set_aside(tmp_path: Path, one: Reading):
+def test_a_file_that_somebody_has_locked_is_not_set_aside(tmp_path: Path, one: Reading, monkeypatch):
+    monkeypatch.setattr("exporter.state_file.LOCKED_SECONDS", 0.05)
+    began = time.monotonic()
     ledger = Ledger.open(tmp_path)
     ledger.save_reading(one)
     ledger.close()
@@ -428,6 +504,7 @@ def test_a_file_that_somebody_has_locked_is_not_set_aside(tmp_path: Path, one: R
     somebody.execute("BEGIN EXCLUSIVE")
     ledger = Ledger.open(tmp_path)
     assert "locked" in (ledger.problem or "")
+    assert time.monotonic() - began < 4.5, "SQLite's own limit is 5 seconds"
     assert set_aside(tmp_path) == []
     somebody.execute("ROLLBACK")
     somebody.close()

@@ -47,10 +47,10 @@ class DeadlineAdapter(HTTPAdapter):
         self._clock = clock
         self._end: float | None = None
         self._current: object | None = None
-        self._seconds = 0.0
+        self._seconds = connect_timeout
         self._interrupted = False
         self._connections: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
-        super().__init__(pool_connections=4, pool_maxsize=8)
+        super().__init__()
 
     def carry(self, session: requests.Session) -> requests.Session:
         """Send what this session sends, without cookies: those of a server that names each anew would be kept, and sent
@@ -129,7 +129,7 @@ class DeadlineAdapter(HTTPAdapter):
             requests.RequestException: as usual.
         """
         left = self.remaining()
-        kwargs.update(stream=True, timeout=(min(self._connect_timeout, left), left))
+        kwargs["timeout"] = min(self._connect_timeout, left), left
         try:
             response = super().send(request, **kwargs)
             response._content = self._body(response)
@@ -145,7 +145,6 @@ class DeadlineAdapter(HTTPAdapter):
         """Read the body piece by piece, so that neither a drip nor a flood can go on for ever."""
         pieces: list[bytes] = []
         size = 0
-        complete = False
         try:
             while piece := response.raw.read1(_CHUNK_BYTES, decode_content=True):
                 size += len(piece)
@@ -153,7 +152,6 @@ class DeadlineAdapter(HTTPAdapter):
                     raise BadData(f"The answer is longer than {self._max_body_bytes // 2**20} MiB and was cut off.")
                 pieces.append(piece)
                 self.remaining()
-            complete = True  # and its connection is back in the pool
         except urllib3.exceptions.ProtocolError as error:
             raise requests.exceptions.ChunkedEncodingError(error, request=response.request) from error
         except urllib3.exceptions.DecodeError as error:
@@ -163,8 +161,7 @@ class DeadlineAdapter(HTTPAdapter):
         except urllib3.exceptions.SSLError as error:
             raise requests.exceptions.SSLError(error, request=response.request) from error
         finally:
-            if not complete:
-                response.raw.close()
+            response.raw.close()  # but a connection whose answer was read to its end, which is back in the pool
         return b"".join(pieces)
 
     def _too_late(self) -> SourceTimeout:

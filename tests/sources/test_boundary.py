@@ -1,5 +1,6 @@
 """What comes from outside: finite numbers, valid texts, bounded JSON, whatever is sent."""
 
+import hashlib
 import json
 import math
 import time
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 
 from exporter.sources.boundary import (
     LABEL_CHARACTERS,
+    MAX_DIGITS,
     MAX_JSON_DEPTH,
     MAX_JSON_VALUES,
     MAX_SECONDS,
+    MIN_SECONDS,
     finite,
     parse_json,
     shown,
@@ -63,6 +66,49 @@ def test_bounds_belong_to_what_is_allowed():
         unix_seconds(1e300)
 
 
+@pytest.mark.parametrize("beyond", [MIN_SECONDS - 1, MAX_SECONDS + 1])
+def test_times_end_with_the_years_1_and_9999(beyond: float):
+    assert unix_seconds(MIN_SECONDS) == MIN_SECONDS
+    with pytest.raises(ValueError, match=f"^not a time in the years 1 to 9999: {beyond}$"):
+        unix_seconds(beyond)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [("7", "not a number but a str"), (None, "not a number but a NoneType"), (10**400, "not a finite number")],
+)
+def test_what_is_no_number_is_said_by_its_kind(value: object, why: str):
+    with pytest.raises(ValueError, match=f"^{why}$"):
+        finite(value)
+
+
+@pytest.mark.parametrize("value", ["x" * 201, "x" * 300, "\ud800" * 201], ids=["longer", "long", "surrogates"])
+def test_a_text_that_is_cut_ends_in_what_depends_on_the_whole_of_it(value: str):
+    digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    assert text(value) == value.replace("\ud800", "\ufffd")[:191] + "…" + digest
+    assert text(value[:200]) == value[:200].replace("\ud800", "\ufffd")
+
+
+@pytest.mark.parametrize(
+    ("value", "quoted"),
+    [
+        (10**20 - 1, "9" * 20),
+        (10**20, "a number of more than 20 digits"),
+        (-(10**20), "a number of more than 20 digits"),
+        (True, "True"),
+        (None, "None"),
+        (1.5, "1.5"),
+        ([1], "a list"),
+        ("x" * 40, "'" + "x" * 40 + "'"),
+        ("x" * 41, "'" + "x" * 40 + "…'"),
+        ("\0" * 40, ("'" + "\\x00" * 40)[:79] + "…"),
+    ],
+    ids=lambda given: str(given)[:12].encode("unicode_escape").decode(),
+)
+def test_how_a_message_quotes_a_value(value: object, quoted: str):
+    assert shown(value) == quoted
+
+
 @given(ANY_TEXT, st.integers(20, 300))
 def test_a_text_is_valid_and_not_longer_than_allowed(value: str, limit: int):
     found = text(value, limit)
@@ -103,12 +149,12 @@ def test_any_bytes_are_json_or_refused(content: bytes):
         (b"[" * 100_000 + b"]" * 100_000, "deep"),
         (b'{"a":' * 100_000, "deep"),
         (b"[" * 100_000, "deep"),
-        (b"[" + b"{}," * (10 * 2**20) + b"{}]", "values"),
-        (b"[" + b'"",' * (5 * 2**20) + b"1]", "values"),
-        (b'"' + b'\\"' * (8 * 2**20), "not complete"),
-        (b'[[[[ "' * 200_000, "more than"),
-        (b'{"a": "\xff"}', "not complete"),
-        (b"", "not complete"),
+        (b"[" + b"{}," * 2**20 + b"{}]", "values"),
+        (b"[" + b'"",' * 2**20 + b"1]", "values"),
+        (b'"' + b'\\"' * 2**20, "^not complete JSON$"),
+        (b'[[[[ "' * 70_000, "more than"),
+        (b'{"a": "\xff"}', "^not complete JSON$"),
+        (b"", "^not complete JSON$"),
     ],
     ids=["lists", "objects", "open lists", "empty rows", "empty texts", "quotes", "open texts", "no UTF-8", "nothing"],
 )
@@ -134,6 +180,23 @@ def test_as_much_as_is_allowed_is_read():
     assert parse_json(json.dumps(deep).encode()) == deep
     commas = "," * (MAX_JSON_VALUES + 1)
     assert parse_json(json.dumps([commas]).encode()) == [commas]
+
+
+def test_json_has_so_many_values_and_levels_and_not_one_more():
+    many = b"[" + b",".join([b'""'] * MAX_JSON_VALUES) + b"]"
+    assert len(parse_json(many)) == MAX_JSON_VALUES
+    with pytest.raises(ValueError, match=r"^more than 250,000 values$"):
+        parse_json(many[:-1] + b",1]")
+    assert parse_json(b"[[]," + b"[" * (MAX_JSON_DEPTH - 1) + b"]" * MAX_JSON_DEPTH)
+    for opening, closing in ((b"[", b"]"), (b'{"a":[', b"]}")):
+        deep = MAX_JSON_DEPTH // (1 + len(opening) // 6)
+        assert parse_json(opening * deep + closing * deep)
+        with pytest.raises(ValueError, match=r"^nested more than 50 deep$"):
+            parse_json(opening * (deep + 1) + closing * (deep + 1))
+
+
+def test_numbers_have_so_many_digits_and_not_one_more():
+    assert parse_json(b"[%s, %s]" % (b"9" * MAX_DIGITS, b"9" * (MAX_DIGITS + 1))) == [10**MAX_DIGITS - 1, math.inf]
 
 
 def test_numbers_of_any_length_cost_themselves():

@@ -59,6 +59,7 @@ class KeepsAlive(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.body = b""
+        self.chunked = False
         self.connections = 0
         self.open = threading.Semaphore(0)
         """Released with every connection that the client closes."""
@@ -83,11 +84,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.open.release()
 
     def do_GET(self) -> None:
+        body = self.server.body
         self.send_response(200)
-        self.send_header("Content-Length", str(len(self.server.body)))
+        if self.server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            body = (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+        else:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         with contextlib.suppress(OSError):
-            self.wfile.write(self.server.body)
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Quiet."""
@@ -104,14 +110,29 @@ def server() -> Iterator[KeepsAlive]:
     made.server_close()
 
 
+@pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("body", [b"", b"fine", b"x" * 200_000])
-def test_a_connection_is_given_back_and_used_again(body: bytes, server: KeepsAlive):
+def test_a_connection_is_given_back_and_used_again(body: bytes, chunked: bool, server: KeepsAlive):
     adapter, session = mounted()
-    server.body = body
+    server.body, server.chunked = body, chunked
     with adapter.deadline(30):
         for _ in range(10):
             assert session.get(server.url).content == body
     assert server.connections == 1
+    session.close()
+
+
+def test_an_interrupt_does_not_mind_connections_that_have_ended(server: KeepsAlive):
+    adapter, session = mounted()
+    session.get(server.url)
+    adapter.interrupt()
+    assert server.open.acquire(timeout=10)
+    ended = threading.Event()
+    for _ in range(20):
+        adapter.interrupt()  # shuts down what both sides have shut down, which is an error of the system
+        ended.wait(0.005)
+    with adapter.deadline(30):
+        assert session.get(server.url).status_code == 200
     session.close()
 
 

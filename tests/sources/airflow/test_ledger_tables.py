@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.errors import StateError
-from exporter.ledger import FILE_NAME, Ledger, make_tables
+from exporter.ledger import FILE_NAME, Ledger
 from exporter.sources.airflow.counted import Pending, Success, Sum, Total
 from exporter.sources.airflow.totals import Totals
 from testbed.fake_airflow import DAGS, NOW, FakeAirflow, source
@@ -17,7 +16,6 @@ from tests.sources.airflow.readings import run_durations, runs_total, task_durat
 
 OF_0_1_0 = Path(__file__).parent / "data" / "ledger-0.1.0.sql"
 FETCH, PREDICT, _ = DAGS
-VERSIONS = (("CREATE TABLE made (a INTEGER)",), ("ALTER TABLE made ADD COLUMN b INTEGER",))
 
 
 @pytest.fixture
@@ -75,28 +73,4 @@ def test_counters_of_0_1_0_go_on_and_nothing_is_counted_again(airflow: tuple[Fak
     reading = exporter.read(None)
     assert runs_total(reading, FETCH, "success") == 4
     assert value(reading, "bike_records_ingested_total") == 313
-    ledger.close()
-
-
-def test_tables_are_brought_from_any_version_to_the_newest(tmp_path: Path):
-    ledger = Ledger.open(tmp_path)
-    for versions in (VERSIONS[:1], VERSIONS, VERSIONS):
-        with ledger.transaction() as connection:
-            make_tables(connection, "someone", versions)
-    with ledger.transaction() as connection:
-        connection.execute("INSERT INTO made VALUES (1, 2)")
-        make_tables(connection, "someone else", (("CREATE TABLE other (a INTEGER)",),))
-    ledger.close()
-    ledger = Ledger.open(tmp_path)
-    with ledger.transaction() as connection:
-        assert connection.execute("SELECT * FROM made").fetchall() == [(1, 2)]
-    ledger.close()
-
-
-def test_tables_of_a_later_version_are_left_alone_and_named(tmp_path: Path):
-    ledger = Ledger.open(tmp_path)
-    with ledger.transaction() as connection:
-        make_tables(connection, "someone", VERSIONS)
-    with pytest.raises(StateError, match=r"tables of someone .* version 2"), ledger.transaction() as connection:
-        make_tables(connection, "someone", VERSIONS[:1])
     ledger.close()
