@@ -1,5 +1,6 @@
 """Fixtures that every test can ask for, and which tests run in the same worker."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,25 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with_file = Ledger.open(tmp_path / "state")
     yield with_file
     with_file.close()
+
+
+def _named_loggers() -> dict[str, logging.Logger]:
+    return {
+        name: logger for name, logger in logging.root.manager.loggerDict.items() if isinstance(logger, logging.Logger)
+    }
+
+
+@pytest.fixture
+def loggers_are_put_back() -> Iterator[None]:
+    """For tests that configure logging, which is the process's."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    levels = {name: logger.level for name, logger in _named_loggers().items()}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, logger in _named_loggers().items():
+        logger.setLevel(levels.get(name, logging.NOTSET))
 
 
 class ByEngine(LoadScopeScheduling):
