@@ -1,11 +1,13 @@
 """Fixtures that every test can ask for, and which tests run in the same worker."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -26,6 +28,11 @@ ENGINES = {
     ),
 }
 GROUPS = {f"tests/integration/{name}.py": engine for engine, names in ENGINES.items() for name in names}
+
+# How many examples a property test tries: few on a laptop, more in CI. Tests of dear examples take a part of it.
+settings.register_profile("laptop", max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("laptop"), max_examples=50)
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "laptop")
 
 
 @pytest.fixture(scope="session")

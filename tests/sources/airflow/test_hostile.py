@@ -328,7 +328,7 @@ def spoiled(content: Any, chance: random.Random, share: float) -> Any:
     return content
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), api=st.sampled_from(["v1", "v2"]), share=st.sampled_from([0.02, 0.1, 0.3]))
 def test_any_answer_gives_a_reading_or_a_plain_error(seed: int, api: str, share: float, fake: FakeAirflow):
     chance = random.Random(seed)
