@@ -204,7 +204,7 @@ def test_a_writer_that_ends_in_time_is_waited_for(log: Log, writer):
 
 def test_a_writer_can_write_right_after_a_read(log: Log):
     source = source_for(log.path)
-    for _ in range(5):
+    for _ in range(2):
         source.read(None)
         code = "import duckdb, sys; duckdb.connect(sys.argv[1]).execute('CREATE OR REPLACE TABLE other (a INTEGER)')"
         wrote = subprocess.run([sys.executable, "-c", code, str(log.path)], check=False, timeout=30)
