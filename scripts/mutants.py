@@ -50,7 +50,10 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "exporter/source_state.py": ("tests/test_source_state.py", "tests/test_probes.py", "tests/test_refresh.py"),
     "exporter/source_thread.py": ("tests/test_source_state.py", "tests/test_refresh.py"),
     "exporter/guard.py": ("tests/test_refresh.py",),
-    "exporter/refresh.py": ("tests/test_source_state.py", "tests/test_refresh.py", "tests/test_takeover.py"),
+    "exporter/refresh.py": (
+        *("tests/test_source_state.py", "tests/test_refresh.py", "tests/test_refresh_kept.py"),
+        *("tests/test_refresh_requests.py", "tests/test_takeover.py"),
+    ),
     "exporter/ledger.py": ("tests/test_ledger.py", "tests/test_state_file.py"),
     "exporter/state_file.py": ("tests/test_state_file.py", "tests/test_ledger.py"),
     "exporter/sources/boundary.py": ("tests/sources/test_boundary.py",),

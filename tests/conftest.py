@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from xdist.scheduler import LoadScopeScheduling
 from exporter.catalog import Catalog
 from exporter.catalog_parser import load_catalog
 from exporter.ledger import Ledger
+from exporter.refresh import Refresher
 from testbed.airflow import airflow2, airflow3
 from testbed.bigquery import bigquery_emulator
-from testbed.scripted import Clock
+from testbed.scripted import INTERVAL, STALE, Clock, ScriptedSource
 
 __all__ = ["airflow2", "airflow3", "bigquery_emulator"]
 
@@ -51,6 +52,30 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with_file = Ledger.open(tmp_path / "state")
     yield with_file
     with_file.close()
+
+
+@pytest.fixture
+def build(catalog: Catalog, clock: Clock, ledger: Ledger) -> Iterator[Callable[..., Refresher]]:
+    """Makes refreshers that are turned by hand, of the clock and, unless told otherwise, the ledger of this test."""
+    made: list[Refresher] = []
+
+    def make(*sources: ScriptedSource, jitter: float = 0.0, on: Ledger = ledger) -> Refresher:
+        refresher = Refresher(
+            catalog,
+            sources,
+            on,
+            interval=INTERVAL,
+            stale_after=STALE,
+            wall=clock.wall,
+            monotonic=clock.monotonic,
+            jitter=lambda: jitter,
+        )
+        made.append(refresher)
+        return refresher
+
+    yield make
+    for refresher in made:
+        refresher.stop()
 
 
 def _named_loggers() -> dict[str, logging.Logger]:

@@ -419,7 +419,10 @@ def test_a_file_with_a_sound_header_and_a_damaged_page_is_set_aside(
     assert len(set_aside(tmp_path)) == 1
 
 
-def test_a_file_that_somebody_has_locked_is_not_set_aside(tmp_path: Path, one: Reading):
+def test_a_file_that_somebody_has_locked_is_not_set_aside(
+    tmp_path: Path, one: Reading, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("exporter.state_file.LOCKED_SECONDS", 0.2)
     ledger = Ledger.open(tmp_path)
     ledger.save_reading(one)
     ledger.close()
