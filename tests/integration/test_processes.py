@@ -11,6 +11,7 @@ import pytest
 
 from testbed.exporter import RunningExporter
 from testbed.process import children
+from testbed.usage import patience
 
 R2 = "bike_model_r2_champion_current"
 UP = ("mlops_exporter_source_up", 1)
@@ -77,7 +78,7 @@ def test_nothing_is_left_when_the_master_is_killed_and_the_port_is_free(tmp_path
         master, worker = exporter.pids()
         kept_alive = exporter.session  # noqa: F841 -- an open connection must not hold the worker up
         os.kill(master, signal.SIGKILL)
-        assert gone(worker, within=2)
+        assert gone(worker, within=patience(2))
         assert can_listen(exporter.port)
 
 
@@ -88,5 +89,5 @@ def test_a_signal_to_the_whole_group_ends_all_of_it_in_order(tmp_path: Path, num
         pids = exporter.pids()
         os.killpg(pids[0], number)
         for pid in pids[::-1]:
-            assert gone(pid, within=3)
+            assert gone(pid, within=patience(3))
         assert "Traceback" not in exporter.text_of_log()

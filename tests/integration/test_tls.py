@@ -18,7 +18,7 @@ from exporter.authentication import hashed
 from testbed.certificates import Authority
 from testbed.exporter import ROOT, RunningExporter
 from testbed.prometheus import RunningPrometheus
-from testbed.usage import rss_bytes
+from testbed.usage import patience, rss_bytes
 from tests.integration.test_slow_clients import OWN_SOCKETS, clients, ended, many_models, sockets, wait_until
 
 PASSWORD = "planted-password"
@@ -141,7 +141,7 @@ def test_prometheus_scrapes_with_certificate_and_password_through_a_renewal(auth
             assert healthy(tmp_path, exporter, environment) == 0
             assert prometheus.query("min_over_time(up[1m])")["good"] == 1.0
             # A connection that is kept alive does not hold up the end.
-            assert exporter.terminate() < 3
+            assert exporter.terminate() < patience(3)
         log = exporter.text_of_log()
         assert "serving on https://127.0.0.1:" in log
         assert log.count(" without the right user and password: 1; the last from 127.0.0.1\n") == 1
