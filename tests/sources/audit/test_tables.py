@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +15,7 @@ from exporter.catalog import Catalog
 from exporter.catalog_parser import parse_catalog
 from exporter.errors import BadData
 from exporter.snapshot import Reading
-from tests.sources.audit.duckdb_log import NOW, counts, gauge, source_for
+from tests.sources.audit.duckdb_log import NOW, counts, gauge, source_for, writing
 
 AT = 1_782_000_000.0  # 2026-06-21 00:00:00 UTC
 
@@ -31,8 +30,7 @@ def catalogue(timestamp: str = "at", origin: str = "r2", audit: str = "") -> Cat
 
 def read(path: Path, select: str, catalog: Catalog, **env: str) -> Reading:
     """What the exporter reads of a table with the rows of a SELECT."""
-    with duckdb.connect(str(path)) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with writing(path) as connection:
         connection.execute("CREATE SCHEMA IF NOT EXISTS shop")
         connection.execute(f"CREATE OR REPLACE TABLE shop.runs AS {select}")
     return source_for(path, catalog, **env).read(None)
