@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -230,6 +231,8 @@ def command(
 ) -> Callable[[str], tuple[int, str]]:
     """Runs a command of the command line with web.yml in this process; gives its exit code and what it printed."""
     monkeypatch.chdir(tmp_path)
+    for name in os.environ.keys() - {"HOME", "PATH"}:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("EXPORTER_WEB_CONFIG_FILE", "web.yml")
 
     def run(name: str) -> tuple[int, str]:
