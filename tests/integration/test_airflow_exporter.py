@@ -141,7 +141,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
     with FaultProxy(script=fake) as proxy:
         environment = {
             "EXPORTER_REFRESH_SECONDS": "1",
-            "AIRFLOW_TIMEOUT_SECONDS": "2",
+            "AIRFLOW_TIMEOUT_SECONDS": "3",
             "AUDIT_URL": str(write_audit(folder, 0.71)),
             "AIRFLOW_BASE_URL": proxy.url,
             "AIRFLOW_USERNAME": FAKE_USERNAME,
@@ -155,8 +155,8 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (hang(), "No complete answer within 2 s"),
-        (drip(20), "No complete answer within 2 s"),
+        (hang(), "No complete answer within 3 s"),
+        (drip(20), "No complete answer within 3 s"),
         (status(401, {"detail": "Token Expired"}), "does not accept this user"),
         (status(403, {"detail": "Forbidden"}), "may not read"),
         (status(429, headers={"Retry-After": "2"}), "too many requests"),
@@ -173,28 +173,32 @@ def test_a_fault_in_airflow_is_airflows_alone(fault, said: str, faulty: Faulty):
     exporter.wait_for("airflow_dag_runs_total", runs, **counted)
     exporter.wait_for(UP, 1, source="airflow")
     proxy.add(fault)
-    exposed = exporter.wait_for(UP, 0, source="airflow")
-    before = exposed.value(REFRESHES, source="audit")
-    assert before is not None
-    end = time.monotonic() + 60
-    while True:  # until the other source was read once more; a new state waits up to two seconds for Airflow
-        assert exposed.value(R2) == 0.71
-        assert exposed.value(UP, source="audit") == 1
-        assert exposed.value("airflow_dag_runs_total", **counted) == runs
-        if exposed.value(REFRESHES, source="audit") >= before + 1:
-            break
-        assert time.monotonic() < end, "the audit log is not read any more"
-        time.sleep(0.1)
-        exposed = exporter.exposed()
-    health = exporter.get("/health").json()
-    assert health["status"] == "degraded"
-    assert said in health["sources"]["airflow"]["last_error"]
-    assert exporter.threads() <= threads + FLASK_THREADS + 2  # those that answer /health; deadlines' timers
-    seen = exporter.text_of_log() + exporter.get("/health").text + exporter.get("/metrics").text
-    assert FAKE_PASSWORD not in seen
-    assert "planted-token" not in seen
-    proxy.clear()
-    proxy.release()
+    try:
+        exposed = exporter.wait_for(UP, 0, source="airflow")
+        before = exposed.value(REFRESHES, source="audit")
+        assert before is not None
+        end = time.monotonic() + 60
+        # Until the other source was read once more, and the fault was met in time: a machine that is slow may need more
+        # than the deadline for it at first.
+        while True:
+            health = exporter.get("/health").json()
+            assert exposed.value(R2) == 0.71
+            assert exposed.value(UP, source="audit") == 1
+            assert exposed.value("airflow_dag_runs_total", **counted) == runs
+            assert health["status"] == "degraded"
+            error = health["sources"]["airflow"]["last_error"]
+            if exposed.value(REFRESHES, source="audit") > before and said in error:
+                break
+            assert time.monotonic() < end, error
+            time.sleep(0.1)
+            exposed = exporter.exposed()
+        assert exporter.threads() <= threads + FLASK_THREADS + 2  # those that answer /health; deadlines' timers
+        seen = exporter.text_of_log() + exporter.get("/health").text + exporter.get("/metrics").text
+        assert FAKE_PASSWORD not in seen
+        assert "planted-token" not in seen
+    finally:
+        proxy.clear()
+        proxy.release()
     fake.now = time.time()
     fake.run(DAGS[0], f"after {len(fake.runs)}", start=fake.now - 50, end=fake.now - 1)
     # Where asking does harm the wait is doubled, as the schedule's own tests show: it has failed a few times only.
