@@ -29,8 +29,12 @@ def models_catalogue(path: Path) -> Path:
     return path
 
 
-def fill_models(log: Path, models: int) -> None:
-    """Make a DuckDB file with ROWS_PER_MODEL rows for each model, an hour apart."""
+def fill_models(log: Path, models: int, *, name_characters: int = 11) -> None:
+    """Make a DuckDB file with ROWS_PER_MODEL rows for each model, an hour apart.
+
+    Args:
+        name_characters: length of a model's name. Long ones make a large exposition of few series.
+    """
     columns = ", ".join(f"value_{place} DOUBLE" for place in range(METRICS))
     values = ", ".join(f"((m * 31 + r * 7 + {place}) % 1000) / 1000.0" for place in range(METRICS))
     with duckdb.connect(str(log)) as connection:
@@ -38,5 +42,6 @@ def fill_models(log: Path, models: int) -> None:
         connection.execute(f"CREATE TABLE {TABLE} (timestamp TIMESTAMPTZ, {MODEL_COLUMN} VARCHAR, {columns})")
         connection.execute(
             f"INSERT INTO {TABLE} SELECT now() - to_hours(CAST({ROWS_PER_MODEL} - r AS INTEGER)), "
-            f"printf('model_%05d', m), {values} FROM range({models}) a(m), range({ROWS_PER_MODEL}) b(r)"
+            f"rpad(printf('model_%05d', m), {name_characters}, 'x'), {values} "
+            f"FROM range({models}) a(m), range({ROWS_PER_MODEL}) b(r)"
         )

@@ -3,11 +3,19 @@
 import threading
 from array import array
 from collections.abc import Callable, Mapping
+from typing import Final
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.catalog import Catalog
 from exporter.errors import SourceError, SourceTimeout
 from exporter.refresh import Refresher, State
 from exporter.snapshot import Gap, Grid, Observation, Reading, Sample
+
+INTERVAL: Final = 60.0
+"""Between two refreshes, of the refresher that the fixture `build` makes."""
+STALE: Final = 3600.0
+"""Its stale limit."""
 
 
 class Clock:
@@ -133,3 +141,12 @@ def turn(refresher: Refresher) -> State:
         refresher.wait(0.01)
         refresher.step()
     return refresher.state
+
+
+def value(state: State, name: str, **labels: str) -> float | None:
+    """The value of the first sample with this name and at least these labels that is on show; None for none."""
+    for family in text_string_to_metric_families(state.exposition.text.decode()):
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                return sample.value
+    return None

@@ -7,6 +7,11 @@ from typing import Final
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
+def patience(seconds: float) -> float:
+    """So many seconds on a machine that is there for the test alone; more where others want its processors, too."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def tree(pid: int) -> list[int]:
     """A process and all that descend from it."""
     found = [pid]

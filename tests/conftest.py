@@ -1,19 +1,23 @@
 """Fixtures that every test can ask for, and which tests run in the same worker."""
 
-from collections.abc import Iterator
+import logging
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from exporter.catalog import Catalog
 from exporter.catalog_parser import load_catalog
 from exporter.ledger import Ledger
+from exporter.refresh import Refresher
 from testbed.airflow import airflow2, airflow3
 from testbed.bigquery import bigquery_emulator
-from testbed.scripted import Clock
+from testbed.scripted import INTERVAL, STALE, Clock, ScriptedSource
 
 __all__ = ["airflow2", "airflow3", "bigquery_emulator"]
 
@@ -25,6 +29,11 @@ ENGINES = {
     ),
 }
 GROUPS = {f"tests/integration/{name}.py": engine for engine, names in ENGINES.items() for name in names}
+
+# How many examples a property test tries: few on a laptop, more in CI. Tests of dear examples take a part of it.
+settings.register_profile("laptop", max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("ci"), max_examples=50)  # Hypothesis' own: the same ones each time
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "laptop")
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +52,49 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with_file = Ledger.open(tmp_path / "state")
     yield with_file
     with_file.close()
+
+
+@pytest.fixture
+def build(catalog: Catalog, clock: Clock, ledger: Ledger) -> Iterator[Callable[..., Refresher]]:
+    """Makes refreshers that are turned by hand, of the clock and, unless told otherwise, the ledger of this test."""
+    made: list[Refresher] = []
+
+    def make(*sources: ScriptedSource, jitter: float = 0.0, on: Ledger = ledger) -> Refresher:
+        refresher = Refresher(
+            catalog,
+            sources,
+            on,
+            interval=INTERVAL,
+            stale_after=STALE,
+            wall=clock.wall,
+            monotonic=clock.monotonic,
+            jitter=lambda: jitter,
+        )
+        made.append(refresher)
+        return refresher
+
+    yield make
+    for refresher in made:
+        refresher.stop()
+
+
+def _named_loggers() -> dict[str, logging.Logger]:
+    return {
+        name: logger for name, logger in logging.root.manager.loggerDict.items() if isinstance(logger, logging.Logger)
+    }
+
+
+@pytest.fixture
+def loggers_are_put_back() -> Iterator[None]:
+    """For tests that configure logging, which is the process's."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    levels = {name: logger.level for name, logger in _named_loggers().items()}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, logger in _named_loggers().items():
+        logger.setLevel(levels.get(name, logging.NOTSET))
 
 
 class ByEngine(LoadScopeScheduling):

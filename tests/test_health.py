@@ -205,8 +205,9 @@ def test_a_folder_that_cannot_be_used_is_degraded_and_none_is_not(tmp_path: Path
     assert "lost at a restart" in body["state"]["problem"]
 
 
-def test_counters_of_airflow_that_stand_still_are_degraded(tmp_path: Path):
+def test_counters_of_airflow_that_stand_still_are_degraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Also when what was written last, the reading, could be written."""
+    monkeypatch.setattr("exporter.state_file.LOCKED_SECONDS", 0.2)
     clock = Clock(NOW)
     fake = FakeAirflow()
     fake.run(DAGS[0], "a", start=NOW - 90, end=NOW - 10)

@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,25 +14,8 @@ LINE_1 = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEA"
 LINE_2 = "plantedPlantedPLANTED"
 PEM = f"-----BEGIN PRIVATE KEY-----\n{LINE_1}\n{LINE_2}\n-----END PRIVATE KEY-----\n"
 SECRETS = (PEM, LINE_1, LINE_2, "hunter22")
+pytestmark = pytest.mark.usefixtures("loggers_are_put_back")
 AT = datetime(2024, 7, 1, 12, 30, 5, 900_000, tzinfo=UTC).timestamp()
-
-
-@pytest.fixture(autouse=True)
-def _loggers_are_put_back() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    levels = {name: logger.level for name, logger in _named_loggers().items()}
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, logger in _named_loggers().items():
-        logger.setLevel(levels.get(name, logging.NOTSET))
-
-
-def _named_loggers() -> dict[str, logging.Logger]:
-    return {
-        name: logger for name, logger in logging.root.manager.loggerDict.items() if isinstance(logger, logging.Logger)
-    }
 
 
 def logged(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,13 @@ from typing import Any
 from testbed.exporter import RunningExporter
 
 UP = "mlops_exporter_source_up"
+OFTEN = [
+    sys.executable,
+    "-c",
+    "import sys; from exporter import __main__, refresh; refresh.HEARTBEAT_SECONDS = 0.5; "
+    "sys.exit(__main__.main(['serve']))",
+]
+"""An exporter that tries every half second, instead of every five, to take over the state file."""
 
 
 def wait_for_state(exporter: RunningExporter, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -24,7 +32,7 @@ def wait_for_state(exporter: RunningExporter, reached: Callable[[dict[str, Any]]
 
 
 def test_after_a_reload_the_new_worker_has_the_state_folder(tmp_path: Path):
-    with RunningExporter(tmp_path) as exporter:
+    with RunningExporter(tmp_path, command=OFTEN) as exporter:
         exporter.wait_for(UP, 1.0, source="audit")
         master, worker = exporter.pids()
         lock = tmp_path / "exporter-state" / "ledger.lock"
@@ -44,7 +52,7 @@ def test_a_second_exporter_takes_over_when_the_first_is_killed(tmp_path: Path):
     with RunningExporter(tmp_path / "one", state) as first:
         first.wait_for(UP, 1.0, source="audit")
         _, worker = first.pids()
-        with RunningExporter(tmp_path / "two", state) as second:
+        with RunningExporter(tmp_path / "two", state, OFTEN) as second:
             second.wait_for(UP, 1.0, source="audit")
             health = wait_for_state(second, lambda state: state["problem"] is not None)
             assert f"in use by process {worker} on " in health["state"]["problem"]

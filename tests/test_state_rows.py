@@ -36,7 +36,6 @@ JUNK = st.one_of(
     st.floats(),
     st.text(max_size=20),
 )
-FEW = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def whole(clock: Clock) -> Reading:
@@ -95,7 +94,7 @@ def keep(folder: Path, text: str | bytes) -> Ledger:
     return ledger
 
 
-@FEW
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_kept_reading_with_anything_in_any_place_costs_at_most_itself(tmp_path: Path, data: st.DataObject):
     clock = Clock()
@@ -192,7 +191,7 @@ CELLS = st.one_of(
 )
 
 
-@FEW
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_row_of_airflows_tables_with_anything_in_any_cell_stops_neither_the_loop_nor_the_audit_log(
     tmp_path: Path, data: st.DataObject

@@ -3,7 +3,9 @@
 import csv
 import datetime
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import requests
@@ -21,8 +23,8 @@ from tests.integration.test_airflow import FETCH, MONITOR, PREDICT, runs_stored
 
 pytestmark = pytest.mark.timeout(900)
 
-INTERVAL = {"EXPORTER_REFRESH_SECONDS": "1", "AIRFLOW_TIMEOUT_SECONDS": "3"}
 R2, SHARE = "bike_model_r2_champion_current", "bike_drift_share"
+UP, REFRESHES = "mlops_exporter_source_up", "mlops_exporter_source_refreshes_total"
 SOURCE = "mlops_exporter_metric_source_info"
 
 
@@ -76,7 +78,7 @@ def test_audit_log_up_cut_and_back(major: int, request: pytest.FixtureRequest, t
     folder.mkdir()
     audit = write_audit(folder, 0.71, age=7200)
     environment = {
-        **INTERVAL,
+        "EXPORTER_REFRESH_SECONDS": "1",
         "AIRFLOW_TIMEOUT_SECONDS": "20",
         "AUDIT_URL": str(audit),
         "AIRFLOW_BASE_URL": airflow.url,
@@ -119,64 +121,85 @@ def test_audit_log_up_cut_and_back(major: int, request: pytest.FixtureRequest, t
         assert PASSWORD not in exporter.text_of_log() + exporter.get("/health").text + exporter.get("/metrics").text
 
 
-@pytest.mark.parametrize(
-    ("fault", "said", "backs_off"),
-    [
-        (hang(), "No complete answer within 3 s", False),
-        (drip(20), "No complete answer within 3 s", False),
-        (status(401, {"detail": "Token Expired"}), "does not accept this user", True),
-        (status(403, {"detail": "Forbidden"}), "may not read", True),
-        (status(429, headers={"Retry-After": "30"}), "too many requests", True),
-        (status(500), "answers 500", False),
-        (truncate(), "before its answer is complete", False),
-        (html(), "web page instead of JSON", False),
-    ],
-    ids=["hang", "drip", "401", "403", "429", "500", "truncated", "html"],
-)
-def test_a_fault_in_airflow_is_airflows_alone(fault, said: str, backs_off: bool, tmp_path: Path):
+class Faulty(NamedTuple):
+    """An exporter that reads an audit log and an Airflow that misbehaves when told."""
+
+    exporter: RunningExporter
+    threads: int
+    """Before the first fault."""
+    fake: FakeAirflow
+    proxy: FaultProxy
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    """One for all faults: after each, both sources are up again."""
     fake = FakeAirflow(now=time.time())
     for number in range(5):
         fake.run(DAGS[0], f"r{number}", start=fake.now - 500, end=fake.now - 400 + number)
-    folder = tmp_path / "exporter"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("exporter")
     with FaultProxy(script=fake) as proxy:
         environment = {
-            **INTERVAL,
+            "EXPORTER_REFRESH_SECONDS": "1",
+            "AIRFLOW_TIMEOUT_SECONDS": "3",
             "AUDIT_URL": str(write_audit(folder, 0.71)),
             "AIRFLOW_BASE_URL": proxy.url,
             "AIRFLOW_USERNAME": FAKE_USERNAME,
             "AIRFLOW_PASSWORD": FAKE_PASSWORD,
         }
         with RunningExporter(folder, environment) as exporter:
-            exporter.wait_for("airflow_dag_runs_total", 5, dag_id=DAGS[0], state="success")
-            threads = exporter.threads()
-            proxy.add(fault)
-            exporter.wait_for("mlops_exporter_source_up", 0, source="airflow")
-            refreshes = "mlops_exporter_source_refreshes_total"
-            before = exporter.exposed().value(refreshes, source="audit")
-            assert before is not None
-            end = time.monotonic() + 60
-            while True:  # until the other source was read twice more; a new state waits up to two seconds for Airflow
-                began = time.monotonic()
-                exposed = exporter.exposed()
-                assert time.monotonic() - began < 2  # Airflow's deadline is 3 s
-                assert exposed.value(R2) == 0.71
-                assert exposed.value("mlops_exporter_source_up", source="audit") == 1
-                assert exposed.value("airflow_dag_runs_total", dag_id=DAGS[0], state="success") == 5
-                if exposed.value(refreshes, source="audit") >= before + 2:
-                    break
-                assert time.monotonic() < end, "the audit log is not read any more"
-                time.sleep(0.05)
+            exporter.wait_for(UP, 1, source="airflow")
+            yield Faulty(exporter, exporter.threads(), fake, proxy)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (hang(), "No complete answer within 3 s"),
+        (drip(20), "No complete answer within 3 s"),
+        (status(401, {"detail": "Token Expired"}), "does not accept this user"),
+        (status(403, {"detail": "Forbidden"}), "may not read"),
+        (status(429, headers={"Retry-After": "2"}), "too many requests"),
+        (status(500), "answers 500"),
+        (truncate(), "before its answer is complete"),
+        (html(), "web page instead of JSON"),
+    ],
+    ids=["hang", "drip", "401", "403", "429", "500", "truncated", "html"],
+)
+def test_a_fault_in_airflow_is_airflows_alone(fault, said: str, faulty: Faulty):
+    exporter, threads, fake, proxy = faulty
+    counted = {"dag_id": DAGS[0], "state": "success"}
+    runs = float(len(fake.runs))
+    exporter.wait_for("airflow_dag_runs_total", runs, **counted)
+    exporter.wait_for(UP, 1, source="airflow")
+    proxy.add(fault)
+    try:
+        exposed = exporter.wait_for(UP, 0, source="airflow")
+        before = exposed.value(REFRESHES, source="audit")
+        assert before is not None
+        end = time.monotonic() + 60
+        # Until the other source was read once more, and the fault was met in time: a machine that is slow may need more
+        # than the deadline for it at first.
+        while True:
             health = exporter.get("/health").json()
+            assert exposed.value(R2) == 0.71
+            assert exposed.value(UP, source="audit") == 1
+            assert exposed.value("airflow_dag_runs_total", **counted) == runs
             assert health["status"] == "degraded"
-            assert said in health["sources"]["airflow"]["last_error"]
-            assert exporter.threads() <= threads + FLASK_THREADS + 2  # those that answer /health; deadlines' timers
-            seen = exporter.text_of_log() + exporter.get("/health").text + exporter.get("/metrics").text
-            assert FAKE_PASSWORD not in seen
-            assert "planted-token" not in seen
-            proxy.clear()
-            proxy.release()
-            if backs_off:  # asked again later and later, as the loop's own tests show
-                return
-            fake.run(DAGS[0], "after", start=fake.now - 50, end=fake.now)
-            exporter.wait_for("airflow_dag_runs_total", 6, dag_id=DAGS[0], state="success")
+            error = health["sources"]["airflow"]["last_error"]
+            if exposed.value(REFRESHES, source="audit") > before and said in error:
+                break
+            assert time.monotonic() < end, error
+            time.sleep(0.1)
+            exposed = exporter.exposed()
+        assert exporter.threads() <= threads + FLASK_THREADS + 2  # those that answer /health; deadlines' timers
+        seen = exporter.text_of_log() + exporter.get("/health").text + exporter.get("/metrics").text
+        assert FAKE_PASSWORD not in seen
+        assert "planted-token" not in seen
+    finally:
+        proxy.clear()
+        proxy.release()
+    fake.now = time.time()
+    fake.run(DAGS[0], f"after {len(fake.runs)}", start=fake.now - 50, end=fake.now - 1)
+    # Where asking does harm the wait is doubled, as the schedule's own tests show: it has failed a few times only.
+    exporter.wait_for("airflow_dag_runs_total", runs + 1, **counted)

@@ -17,11 +17,10 @@ from tests.integration.test_bigquery import HISTORY, SCHEMA, row
 INTERVAL = {"EXPORTER_REFRESH_SECONDS": "1"}
 
 
-@pytest.fixture
-def exporter(tmp_path: Path) -> Iterator[RunningExporter]:
-    folder = tmp_path / "exporter"
-    folder.mkdir()
-    with RunningExporter(folder, INTERVAL) as running:
+@pytest.fixture(scope="module")
+def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningExporter]:
+    program("prometheus")  # else it starts for nothing
+    with RunningExporter(tmp_path_factory.mktemp("exporter"), INTERVAL) as running:
         running.wait_for("mlops_exporter_source_up", 1, source="audit")
         yield running
 

@@ -296,14 +296,14 @@ ROWS = b'{"total_entries": 1, "dag_runs": [' + b"{}," * (10 * 2**20) + b"{}]}"
 def test_an_answer_that_unfolds_is_refused_in_time(content: bytes, why: str, fake: FakeAirflow, proxy: FaultProxy):
     compressed = gzip.compress(content)
     assert len(compressed) < 60_000
-    airflow = source(proxy.url, AIRFLOW_TIMEOUT_SECONDS="10")
+    airflow = source(proxy.url)
     airflow.read(None)
     proxy.add(json_reply(compressed, Content_Encoding="gzip"), path="/dagRuns/list")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.monotonic()
+    began = time.process_time()  # whatever else this machine does
     with pytest.raises(BadData, match=why):
         airflow.read(None)
-    assert time.monotonic() - began < 12
+    assert time.process_time() - began < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 * 1024
     proxy.clear()
     assert runs_total(airflow.read(None), FETCH, "success") == 1
@@ -328,7 +328,7 @@ def spoiled(content: Any, chance: random.Random, share: float) -> Any:
     return content
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), api=st.sampled_from(["v1", "v2"]), share=st.sampled_from([0.02, 0.1, 0.3]))
 def test_any_answer_gives_a_reading_or_a_plain_error(seed: int, api: str, share: float, fake: FakeAirflow):
     chance = random.Random(seed)

@@ -24,13 +24,16 @@ def fake(request: pytest.FixtureRequest) -> FakeAirflow:
 # -- faults ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [hang(), drip(50), status(500), html(), status(401), status(429)])
-def test_a_fault_in_mid_refresh_loses_and_doubles_nothing(fault, fake: FakeAirflow, proxy: FaultProxy):
+@pytest.mark.parametrize(
+    ("fault", "times"), [(hang(), 1), (drip(50), 1), (status(500), 2), (html(), 2), (status(401), 2), (status(429), 2)]
+)
+def test_a_fault_in_mid_refresh_loses_and_doubles_nothing(fault, times: int, fake: FakeAirflow, proxy: FaultProxy):
+    """Those that take a second, the whole deadline, happen once."""
     fake.run(FETCH, "r", start=NOW - 90, end=NOW - 80, fetch_to_bigquery__records_count=4)
     fake.task(FETCH, "r", "t", start=NOW - 90, end=NOW - 80)
     for path in ("/dagRuns/list", "taskInstances/list", "xcomEntries"):
         airflow = source(proxy.url, AIRFLOW_TIMEOUT_SECONDS="1")
-        proxy.add(fault, path=path, times=2)
+        proxy.add(fault, path=path, times=times)
         said: list[str] = []
         for _ in range(4):
             try:
@@ -55,7 +58,7 @@ def test_a_hung_airflow_is_cut_off_by_interrupt(proxy: FaultProxy):
     began = time.monotonic()
     with pytest.raises(SourceTimeout):
         airflow.read(None)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20, "the deadline is 30 s"
 
 
 def test_requests_are_counted_by_code(fake: FakeAirflow, proxy: FaultProxy):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.ledger import Ledger
@@ -88,7 +88,6 @@ def histories(draw: st.DrawFn) -> list[tuple[float, DagRun]]:
     return list(events.values())
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     events=histories(),
     cap=st.integers(1, 12),

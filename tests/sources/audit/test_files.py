@@ -9,7 +9,6 @@ import threading
 import time
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from exporter.errors import BadData, SourceTimeout, SourceUnavailable
@@ -17,7 +16,19 @@ from exporter.sources.audit import duckdb_reader, pattern
 from exporter.sources.audit.duckdb import DuckDBAudit
 from exporter.sources.audit.duckdb_access import open_files
 from exporter.sources.audit.spill import PREFIX, spill_folder
-from tests.sources.audit.duckdb_log import CATALOG, DAY, NOW, ROOT, Here, Log, counts, gauge, settings_for, source_for
+from tests.sources.audit.duckdb_log import (
+    CATALOG,
+    DAY,
+    NOW,
+    ROOT,
+    Here,
+    Log,
+    counts,
+    engine,
+    gauge,
+    settings_for,
+    source_for,
+)
 
 R2 = "bike_model_r2_champion_current"
 COLUMNS = {
@@ -41,7 +52,7 @@ def log(tmp_path: Path) -> Log:
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
 def test_files_by_path_and_glob_with_columns_that_differ(tmp_path: Path, kind: str):
-    with duckdb.connect() as connection:
+    with engine() as connection:
         for name, columns in [("a", "0.5 AS r2"), ("b", "0.9 AS r2, 60 AS rmse")]:
             day = {"a": "2026-01-01", "b": "2026-01-02"}[name]
             option = {"parquet": "", "csv": "(HEADER)", "jsonl": "(FORMAT json)"}[kind]
@@ -204,7 +215,7 @@ def test_a_writer_that_ends_in_time_is_waited_for(log: Log, writer):
 
 def test_a_writer_can_write_right_after_a_read(log: Log):
     source = source_for(log.path)
-    for _ in range(5):
+    for _ in range(2):
         source.read(None)
         code = "import duckdb, sys; duckdb.connect(sys.argv[1]).execute('CREATE OR REPLACE TABLE other (a INTEGER)')"
         wrote = subprocess.run([sys.executable, "-c", code, str(log.path)], check=False, timeout=30)
@@ -249,7 +260,7 @@ def test_a_query_that_does_not_end_is_given_up_at_the_deadline(log: Log):
 )
 def test_a_view_over_other_files_is_refused_and_says_why(tmp_path: Path, reads: str):
     beside = tmp_path / "beside.parquet"
-    with duckdb.connect() as connection:
+    with engine() as connection:
         connection.execute(f"COPY (SELECT 'prod' AS env) TO '{beside}'")
     log = Log(tmp_path / "audit.duckdb", COLUMNS)
     log.run(f"CREATE VIEW monitoring_audit.v AS SELECT now() AS timestamp, * FROM ({reads.format(beside=beside)})")
@@ -351,7 +362,7 @@ def test_a_pattern_that_goes_through_too_much_is_refused(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_a_file_whose_name_is_a_pattern_is_that_file(tmp_path: Path, kind: str):
     option = {"parquet": "", "csv": "(HEADER)", "jsonl": "(FORMAT json)"}[kind]
-    with duckdb.connect() as connection:
+    with engine() as connection:
         for name, value in [("a", 0.1), ("star", 0.2)]:
             made = tmp_path / f"{name}.{kind}"
             connection.execute(f"COPY (SELECT TIMESTAMP '2026-01-01' AS timestamp, {value} AS r2) TO '{made}' {option}")

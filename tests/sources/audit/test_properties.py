@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -110,10 +110,6 @@ def count(rows: list[Mapping[str, Any]], decision: str) -> int:
     )
 
 
-QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-@QUICK
 @given(
     rows=st.lists(ROWS, max_size=8).filter(
         # A log without any usable time is refused whole: see test_tables.py.
@@ -138,7 +134,7 @@ def test_every_value_is_the_one_that_the_rules_on_paper_give(rows: list[dict[str
     assert reading.facts["rows"] == sum(row["at"] is not None for row in rows)
 
 
-@settings(QUICK, max_examples=10)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(batches=st.lists(st.lists(ROWS, min_size=1, max_size=3), min_size=1, max_size=4))
 def test_counters_never_step_back_while_rows_are_added_and_the_exposition_can_be_parsed(
     batches: list[list[dict[str, Any]]],

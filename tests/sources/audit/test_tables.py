@@ -7,16 +7,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.catalog import Catalog
-from exporter.catalog_parser import parse_catalog
+from exporter.catalog_parser import MAX_AUDIT_LABELS, parse_catalog
 from exporter.errors import BadData
 from exporter.snapshot import Reading
-from tests.sources.audit.duckdb_log import NOW, counts, gauge, source_for
+from tests.sources.audit.duckdb_log import NOW, counts, gauge, source_for, writing
 
 AT = 1_782_000_000.0  # 2026-06-21 00:00:00 UTC
 
@@ -31,8 +30,7 @@ def catalogue(timestamp: str = "at", origin: str = "r2", audit: str = "") -> Cat
 
 def read(path: Path, select: str, catalog: Catalog, **env: str) -> Reading:
     """What the exporter reads of a table with the rows of a SELECT."""
-    with duckdb.connect(str(path)) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with writing(path) as connection:
         connection.execute("CREATE SCHEMA IF NOT EXISTS shop")
         connection.execute(f"CREATE OR REPLACE TABLE shop.runs AS {select}")
     return source_for(path, catalog, **env).read(None)
@@ -186,16 +184,34 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_column_may_have_any_name(tmp_path: Path, name: str):
-    quoted = '"' + name.replace('"', '""') + '"'
-    time = '"t ' + name.replace('"', '""') + '"'
-    catalog = catalogue(json.dumps(f"t {name}"), json.dumps(name), f", labels: {{model: {json.dumps(name + '!')}}}")
-    select = f"SELECT TIMESTAMP '2026-06-21' AS {time}, 0.5 AS {quoted}, 'm' AS {quoted[:-1]}!\""
-    reading = read(tmp_path / "log.duckdb", select, catalog)
-    (sample,) = reading.observations["shop_r2"].samples
-    assert (last(reading), sample.value, sample.labels) == (AT, 0.5, (("model", "m"),))
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def test_columns_may_have_any_name(tmp_path: Path):
+    """Columns of metrics, and of as many labels as fit."""
+    labelled = NAMES[:MAX_AUDIT_LABELS]
+    labels = ", ".join(f"l{place}: {json.dumps(name + '!')}" for place, name in enumerate(labelled))
+    metrics = "".join(
+        f"- {{name: shop_{place}, type: gauge, help: H., from: [{{audit: {json.dumps(name)}}}]}}\n"
+        for place, name in enumerate(NAMES)
+    )
+    audit = f"{{table: shop.runs, timestamp: moment, labels: {{{labels}}}}}"
+    catalog = parse_catalog(f"version: 1\naudit: {audit}\nmetrics:\n{metrics}", "mine.yaml")
+    columns = [f"{place}.5 AS {quoted(name)}, 'm{place}' AS {quoted(name + '!')}" for place, name in enumerate(NAMES)]
+    reading = read(tmp_path / "log.duckdb", f"SELECT TIMESTAMP '2026-06-21' AS moment, {', '.join(columns)}", catalog)
+    models = tuple((f"l{place}", f"m{place}") for place in range(len(labelled)))
+    for place, name in enumerate(NAMES):
+        (sample,) = reading.observations[f"shop_{place}"].samples
+        assert (sample.value, sample.labels) == (place + 0.5, models), name
     assert reading.facts["missing_columns"] is None
+
+
+@pytest.mark.parametrize("name", NAMES[::3])
+def test_the_column_of_times_may_have_any_name(tmp_path: Path, name: str):
+    select = f"SELECT TIMESTAMP '2026-06-21' AS {quoted(name)}, 0.5 AS r2"
+    reading = read(tmp_path / "log.duckdb", select, catalogue(json.dumps(name)))
+    assert (last(reading), gauge(reading, "shop_r2")) == (AT, 0.5)
 
 
 REPORT = {"metrics": {"drift": {"share": 0.25, "found": True}}, "parts": [{"drift.share": "0.75"}], "n": None, "t": "x"}

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +19,7 @@ from exporter.errors import BadData
 from exporter.snapshot import Reading
 from exporter.sources.audit.duckdb_access import open_files
 from exporter.sources.audit.duckdb_files import make_view
-from tests.sources.audit.duckdb_log import source_for
+from tests.sources.audit.duckdb_log import engine, source_for
 
 
 def catalogue(audit: str = "labels: {model: model}") -> Catalog:
@@ -375,7 +374,7 @@ def test_of_several_files_the_one_that_cannot_be_read_is_named(tmp_path: Path):
     (tmp_path / "b.csv.gz").write_bytes(zipped(HEADER + GOOD)[:-9])
     with pytest.raises(BadData, match=r"b\.csv\.gz is no whole gzip file"):
         source_for(tmp_path / "*.csv.gz", MODELS).read(None)
-    with duckdb.connect() as connection:
+    with engine() as connection:
         for name in ("a", "b"):
             connection.execute(f"COPY (SELECT TIMESTAMP '2026-06-21' AS at) TO '{tmp_path}/{name}.parquet'")
     whole = (tmp_path / "b.parquet").read_bytes()
@@ -411,7 +410,7 @@ def test_folders_that_say_a_columns_value_are_columns(tmp_path: Path, kind: str)
         text = f"at,what\n2026-06-{day:02},go\n" if kind == "csv" else f'{{"at": "2026-06-{day:02}", "what": "go"}}\n'
         (tmp_path / folder / f"log.{kind}").write_text(text)
         if kind == "parquet":
-            with duckdb.connect() as connection:
+            with engine() as connection:
                 select = f"SELECT TIMESTAMP '2026-06-{day:02}' AS at, 'go' AS what"
                 connection.execute(f"COPY ({select}) TO '{tmp_path / folder}/log.parquet'")
     reading = source_for(tmp_path / "**" / f"*.{kind}", MODELS).read(None)
