@@ -24,7 +24,7 @@ DELIMITERS: Final = ",;\t|"
 
 _SIGNS: Final = (
     (re.compile(rb"SQLite format 3\0"), "a SQLite database", "Export its table as CSV, with a header."),
-    (re.compile(rb".{8}DUCK", re.DOTALL), "a DuckDB database", "Let its name end in .duckdb."),
+    (re.compile(rb".{8}DUCK.{4}\0{4}", re.DOTALL), "a DuckDB database", "Let its name end in .duckdb."),
     (re.compile(rb"PAR1"), "a Parquet file", "Let its name end in .parquet."),
     (re.compile(rb"PK\x03\x04"), "a ZIP archive or an Excel workbook", "Unpack it, or save the sheet as CSV."),
     (re.compile(rb"\x1f\x8b"), "compressed with gzip", "Let its name end in .csv.gz or .jsonl.gz."),
@@ -59,9 +59,11 @@ def require_kind(kind: str, path: Path) -> None:
         OSError: it cannot be read.
     """
     head = _head(path, 64)
-    for sign, what, advice in _SIGNS:
-        if what != _OWN_SIGN.get(kind) and sign.match(head):
-            raise BadData(f"{path} is {what}, not {_NAMES[kind]}. {advice}")
+    # Its own sign is enough: DuckDB's files begin with a checksum, which may look like any other short one.
+    found = {what: advice for sign, what, advice in _SIGNS if sign.match(head)}
+    if found and _OWN_SIGN.get(kind) not in found:
+        what, advice = next(iter(found.items()))
+        raise BadData(f"{path} is {what}, not {_NAMES[kind]}. {advice}")
     if kind == "parquet":
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

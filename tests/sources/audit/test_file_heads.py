@@ -9,7 +9,7 @@ import pytest
 from exporter.errors import BadData
 from exporter.sources.audit.file_heads import MAX_HEADER, Header, csv_header, require_kind
 
-PARQUET, DUCKDB = b"PAR1" + b"-" * 9, b"-" * 8 + b"DUCK" + b"-" * 99
+PARQUET, DUCKDB = b"PAR1" + b"-" * 9, b"-" * 8 + b"DUCK\x43" + bytes(7) + b"-" * 99
 TORN = "If a writer is at work, let it write under another name and rename the file when it is whole."
 
 
@@ -17,6 +17,10 @@ TORN = "If a writer is at work, let it write under another name and rename the f
     ("kind", "name", "held"),
     [
         ("duckdb", "a.duckdb", DUCKDB),
+        ("duckdb", "a.duckdb", b"\xff\xfe" + DUCKDB[2:]),
+        ("duckdb", "a.duckdb", b"\x1f\x8b" + DUCKDB[2:]),
+        ("duckdb", "a.duckdb", b"PK\x03\x04" + DUCKDB[4:]),
+        ("csv", "a.csv", b"revenue,DUCK,r2,rmse\n"),
         ("parquet", "a.parquet", PARQUET[:-4] + b"PAR1"),
         ("parquet", "a.parquet", PARQUET[:-4] + b"PARE"),
         ("csv", "a.csv", b"at,r2\n"),
@@ -50,7 +54,8 @@ def test_a_file_that_is_what_it_should_be(tmp_path: Path, kind: str, name: str, 
         ("jsonl", "a.csv", b'\xef\xbb\xbf [\n {"a": 1}]',
          "is a JSON array, not JSON lines. Write one object a line, as `jq -c '.[]'` does, and let "
          "its name end in .jsonl."),
-        ("csv", "a.csv.gz", gzip.compress(DUCKDB, mtime=0), "is a DuckDB database, not CSV. Let its name end in .duckdb."),
+        ("csv", "a.csv.gz", gzip.compress(DUCKDB, mtime=0),
+         "is a DuckDB database, not CSV. Let its name end in .duckdb."),
         ("csv", "a.csv.gz", b"at,r2\n", "is not compressed with gzip, as its name says it is."),
         ("csv", "a.csv.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + b"\xff" * 30,
          "is not compressed with gzip, as its name says it is."),
