@@ -53,7 +53,10 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "exporter/counters.py": ("tests/test_counters.py",),
     "exporter/choice.py": ("tests/test_choice.py",),
     "exporter/health.py": ("tests/test_health.py",),
-    "exporter/source_state.py": ("tests/test_source_state.py", "tests/test_probes.py", "tests/test_refresh.py"),
+    "exporter/source_state.py": (
+        *("tests/test_source_state.py", "tests/test_probes.py", "tests/test_refresh.py"),
+        *("tests/test_refresh_kept.py", "tests/test_refresh_requests.py"),
+    ),
     "exporter/source_thread.py": ("tests/test_source_thread.py", "tests/test_source_state.py"),
     "exporter/guard.py": ("tests/test_guard.py",),
     "exporter/refresh.py": (
