@@ -1,6 +1,7 @@
 """Prometheus' own tool, which turns a file of OpenMetrics into a block."""
 
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ TIMEOUT_SECONDS: Final = 600.0
 RESERVED_BYTES: Final = 512 * 2**20
 """What promtool reserves while it writes a block, and gives back: the largest file of chunks (Prometheus'
 tsdb/chunks/chunks.go, DefaultChunkSegmentSize). Without so much free space it fails."""
+_INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def find_promtool() -> str:
@@ -40,9 +42,12 @@ def make_block(promtool: str, file: Path, blocks: Path) -> None:
     """
     length = f"--max-block-duration={BLOCK_SECONDS // 3600}h"
     command = [promtool, "tsdb", "create-blocks-from", length, "--quiet", "openmetrics", str(file), str(blocks)]
+    # An interrupt in the middle of Popen would leave promtool running, with nobody who knows of it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
     try:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 -- arguments are ours
             try:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
                 output, errors = process.communicate(timeout=TIMEOUT_SECONDS)
             except BaseException:
                 # Ended for certain before the caller removes what it was writing.
@@ -53,6 +58,8 @@ def make_block(promtool: str, file: Path, blocks: Path) -> None:
         raise OutputError(f"promtool did not end within {TIMEOUT_SECONDS:g} s on {file.name}") from error
     except OSError as error:
         raise OutputError(f"promtool cannot be run: {error.strerror}") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
     if process.returncode != 0:
         said = (errors.strip() or output.strip() or f"exit code {process.returncode}").splitlines()[-1]
         raise OutputError(f"promtool made no block of {file.name}: {said[:300]}")

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter.backfill import request
+from exporter.backfill.blocks import make_block
 from exporter.backfill.command import HEAD_SECONDS
 from exporter.catalog_parser import parse_catalog
 from exporter.choice import choose
@@ -377,6 +378,28 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, number: signal
     assert not (tmp_path / "out").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_an_interrupt_while_promtool_starts_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tool = tmp_path / "promtool"
+    tool.write_text("#!/bin/sh\nexec sleep 60\n")
+    tool.chmod(0o755)
+    started: list[subprocess.Popen[str]] = []
+
+    class Interrupted(subprocess.Popen[str]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of a parallel run may ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            make_block(str(tool), tmp_path / "a.om", tmp_path / "blocks")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert started[0].poll() == -signal.SIGKILL
 
 
 def test_the_defaults_are_those_of_prometheus_yml():
