@@ -52,7 +52,7 @@ class Secret:
         return hash(self._value)
 
 
-def _holds_content(text: str) -> bool:
+def holds_content(text: str) -> bool:
     """Whether this is JSON, as it is or in base64, PEM or YAML: what a file holds, pasted where its path belongs."""
     return text.startswith(("{", "eyJ")) or "-----BEGIN" in text or ("\n" in text and ":" in text)
 
@@ -60,7 +60,7 @@ def _holds_content(text: str) -> bool:
 def shown(text: str) -> str:
     """A bad value as a message quotes it, without the parts of a URL that may hold a password or a signature. Of what a
     file holds, such as a key, nothing is quoted."""
-    if _holds_content(text):
+    if holds_content(text):
         return "what a file holds"
     return quoted(_SIGNATURE.sub(r"\1?…", _USERINFO.sub("//…@", text)))
 
@@ -85,7 +85,7 @@ def optional_text(text: str) -> str | None:
 
 def optional_path(text: str) -> Path | None:
     """A path; no text, or `none`, is None. It is named in messages, so it must not be a key."""
-    if _holds_content(text):
+    if holds_content(text):
         raise ValueError("the path of a file")
     return None if text in ("", "none") else Path(text)
 

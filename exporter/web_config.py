@@ -17,7 +17,7 @@ import yaml
 
 from exporter.errors import ConfigError
 from exporter.regular_file import read_regular_file
-from exporter.setting_values import Secret
+from exporter.setting_values import Secret, holds_content
 from exporter.yaml_nodes import NodeReader, compose
 
 VARIABLE: Final = "EXPORTER_WEB_CONFIG_FILE"
@@ -184,7 +184,7 @@ class _WebConfigReader(NodeReader):
     def file(self, node: yaml.Node, key: str) -> bytes | None:
         """The content of a file that is named; None after a problem."""
         name = self.text(node, key)
-        if "-----BEGIN" in name:  # which must not be quoted as the name of a file that is not there
+        if holds_content(name):  # which must not be quoted as the name of a file that is not there
             self.note(node, f"{key}: expected the name of a file, not what it holds")
             return None
         if not name:

@@ -74,13 +74,12 @@ class Connections:
 
     def serves(self, connection: Droppable) -> None:
         """A request has arrived."""
-        self._idle.pop(connection, None)
+        self.closed(connection)
         self._busy[connection] = self._clock()
 
     def waits(self, connection: Droppable) -> None:
         """The connection waits for a request from now on."""
-        self._busy.pop(connection, None)
-        self._idle.pop(connection, None)
+        self.closed(connection)
         self._idle[connection] = self._clock()
 
     def closed(self, connection: Droppable) -> None:

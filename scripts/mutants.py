@@ -61,12 +61,8 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
     "exporter/guard.py": ("tests/test_guard.py",),
     "exporter/refresh.py": (
         *("tests/test_source_state.py", "tests/test_refresh.py", "tests/test_refresh_kept.py"),
-        *(
-            "tests/test_refresh_requests.py",
-            "tests/test_refresh_steps.py",
-            "tests/test_probes.py",
-            "tests/test_state_file.py",
-        ),
+        *("tests/test_refresh_requests.py", "tests/test_refresh_steps.py", "tests/test_probes.py"),
+        "tests/test_state_file.py",
     ),
     "exporter/ledger.py": ("tests/test_ledger.py", "tests/test_state_file.py"),
     "exporter/state_file.py": ("tests/test_state_file.py", "tests/test_ledger.py"),

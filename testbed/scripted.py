@@ -143,6 +143,15 @@ def turn(refresher: Refresher) -> State:
     return refresher.state
 
 
+def settle(refresher: Refresher, *sources: ScriptedSource) -> State:
+    """The first refresh, with what stands in for other sources, and counting begins."""
+    turn(refresher)
+    state = turn(refresher)
+    for source in sources:
+        source.asked = 0
+    return state
+
+
 def value(state: State, name: str, **labels: str) -> float | None:
     """The value of the first sample with this name and at least these labels that is on show; None for none."""
     for family in text_string_to_metric_families(state.exposition.text.decode()):

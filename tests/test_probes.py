@@ -8,28 +8,13 @@ import pytest
 from exporter.catalog import Catalog
 from exporter.errors import SourceError, SourceTimeout, SourceUnavailable
 from exporter.ledger import Ledger
-from exporter.refresh import Refresher, State
+from exporter.refresh import Refresher
 from exporter.schedule import BURST, Schedule
 from exporter.snapshot import Reading
-from testbed.exposed import Exposed
-from testbed.scripted import Clock, ScriptedSource, failing, reading, turn
+from testbed.scripted import INTERVAL, Clock, ScriptedSource, failing, reading, settle, turn, value
 
 R2 = "bike_model_r2_champion_current"
-INTERVAL = 60.0
 PROBE = 2.0
-
-
-def value(state: State, name: str) -> float | None:
-    return Exposed(bytes(state.exposition.text).decode()).value(name)
-
-
-def settle(refresher: Refresher, *sources: ScriptedSource) -> State:
-    """The first refresh, with what stands in for other sources, and counting begins."""
-    turn(refresher)
-    state = turn(refresher)
-    for source in sources:
-        source.asked = 0
-    return state
 
 
 def probed(

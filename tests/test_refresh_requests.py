@@ -7,21 +7,12 @@ import pytest
 
 from exporter.errors import SourceUnavailable
 from exporter.ledger import Ledger
-from exporter.refresh import Refresher, State
+from exporter.refresh import Refresher
 from exporter.schedule import FORCED_REQUEST_SECONDS, REQUEST_SECONDS, RequestOutcome
 from exporter.snapshot import Reading
-from testbed.scripted import INTERVAL, STALE, Clock, ScriptedSource, failing, reading, turn, value
+from testbed.scripted import INTERVAL, STALE, Clock, ScriptedSource, failing, reading, settle, turn, value
 
 R2 = "bike_model_r2_champion_current"
-
-
-def settle(refresher: Refresher, *sources: ScriptedSource) -> State:
-    """The first refresh, with what stands in for other sources, and counting begins."""
-    turn(refresher)
-    state = turn(refresher)
-    for source in sources:
-        source.asked = 0
-    return state
 
 
 def wait_until(true: Callable[[], bool]) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -16,38 +16,12 @@ from exporter.schedule import REQUEST_SECONDS, RequestOutcome, Schedule
 from exporter.snapshot import Observation, Reading, Sample
 from exporter.source_state import SourceState
 from testbed.exposed import Exposed
-from testbed.scripted import ScriptedSource, failing, reading, turn
+from testbed.scripted import INTERVAL, STALE, ScriptedSource, failing, reading, turn
 from tests.test_fault_injection import Fault
 
 R2 = "bike_model_r2_champion_current"
 BILLED = "mlops_exporter_bigquery_bytes_billed_total"
-INTERVAL = 60.0
-STALE = 3600.0
 Build = Callable[..., Refresher]
-
-
-@pytest.fixture
-def build(catalog, clock, ledger) -> Iterator[Build]:
-    made: list[Refresher] = []
-
-    def make(*sources: ScriptedSource, jitter: float = 0.0, on: Ledger = ledger) -> Refresher:
-        made.append(
-            Refresher(
-                catalog,
-                sources,
-                on,
-                interval=INTERVAL,
-                stale_after=STALE,
-                wall=clock.wall,
-                monotonic=clock.monotonic,
-                jitter=lambda: jitter,
-            )
-        )
-        return made[-1]
-
-    yield make
-    for refresher in made:
-        refresher.stop()
 
 
 @pytest.fixture

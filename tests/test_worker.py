@@ -49,7 +49,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[Client], Any]:
         async with listening:
             reader, writer = await asyncio.open_connection("127.0.0.1", listening.sockets[0].getsockname()[1])
             try:
-                return await asyncio.wait_for(client(reader, writer), 5)
+                return await asyncio.wait_for(client(reader, writer), 60)
             finally:
                 writer.transport.abort()
 

@@ -5,18 +5,8 @@ import requests
 
 from exporter.errors import BadData, SourceError, SourceTimeout, SourceUnavailable
 from exporter.sources.airflow import failures
-from exporter.sources.airflow.failures import Access
+from tests.sources.airflow.test_failures import ACCESS
 
-ACCESS = Access(
-    url="http://airflow:8080/x",
-    api="v2",
-    has_user=True,
-    has_token=False,
-    admitted=False,
-    is_asked_for_version=True,
-    ca_file="/ca.pem",
-    now=1_750_000_000.0,
-)
 HOST = "airflow:8080"
 NO_TLS = f"No secure connection to Airflow at {HOST}: "
 AWAY = (
