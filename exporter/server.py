@@ -30,7 +30,7 @@ from exporter.sources import build_sources, refuse_without_source, require_drive
 from exporter.sources.audit.query import SOURCE_NAME
 from exporter.web_config import load_web_config
 from exporter.web_file import WebFile
-from exporter.worker import IDLE_SECONDS, BoundedWorker
+from exporter.worker import BoundedWorker
 
 log = logging.getLogger(__name__)
 
@@ -169,13 +169,10 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "worker_class": BoundedWorker,
         "worker_connections": settings.max_connections,
         "preload_app": False,
-        "keepalive": int(IDLE_SECONDS) + 10,  # the worker itself ends idle connections
         "graceful_timeout": GRACE_SECONDS,
         "timeout": 60,
         "control_socket_disable": True,
         "asgi_loop": "asyncio",
-        "asgi_lifespan": "off",
-        "asgi_disconnect_grace_period": 0,
         "logger_class": GunicornLogger,
         "loglevel": "warning",
         "proc_name": "mlops-exporter",

@@ -1,4 +1,4 @@
-"""gunicorn's ASGI worker with an upper bound on connections and on the time that each may take.
+"""gunicorn's ASGI worker with uvicorn's HTTP, and an upper bound on connections and on the time that each may take.
 
 One thread serves all connections, so a client that sends nothing, half a request, or reads nothing holds up nobody.
 What it costs is bounded here: a connection has IDLE_SECONDS for its next whole request head and RESPONSE_SECONDS for an
@@ -11,11 +11,15 @@ import os
 import ssl
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from email.utils import formatdate
+from typing import Final, Protocol, cast
 
-from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers.gasgi import ASGIWorker
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
+from exporter.app import App
 from exporter.logs import RareWarning
 from exporter.web_config import has_allowed_san
 from exporter.web_file import WebFile
@@ -33,7 +37,9 @@ GOODBYE_SECONDS: Final = 1.0
 """How long a client may take to answer the end of TLS before its connection is dropped."""
 MAX_AHEAD: Final = 65_536
 """Bytes that a connection may send ahead of its answers: a request's head, and requests after the one that is being
-answered. gunicorn alone takes heads of 800 KB, and holds requests without end while it answers them one by one."""
+answered."""
+MAX_FIELDS: Final = 100
+"""Header fields of a request."""
 TICK_SECONDS: Final = 0.25
 """How often the worker looks after its connections, the refresh loop, and gunicorn's master."""
 DEAD_SECONDS: Final = 5.0
@@ -108,33 +114,62 @@ class BoundedWorker(ASGIWorker):
         """Serve until told to stop, until the master is gone, or until the refresh loop has been dead for a while."""
         loop = asyncio.get_running_loop()
         connections = Connections(self.worker_connections)
-        web = self.asgi.web  # type: ignore[attr-defined]  # it is our App
-        watch = None if web is None else asyncio.create_task(web.watch())
+        app = cast(App, self.asgi)
+        config, state = http_config(app), ServerState()
+        watch = None if app.web is None else loop.create_task(app.web.watch())
         refused = RareWarning(log, "TLS: failed connections: %d; the last: %s")
 
-        def accepted() -> asyncio.Protocol:
-            if web is not None and web.current.tls is not None:
-                return Handshake(self, connections, web, refused)
-            return Connection(self, connections)
+        def connect() -> Connection:
+            return Connection(config, state, connections)
 
-        for listener in self.sockets:
-            self.servers.append(await loop.create_server(accepted, sock=listener.sock))  # type: ignore[attr-defined]
+        def accepted() -> asyncio.Protocol:
+            if app.web is not None and app.web.current.tls is not None:
+                return Handshake(connect, connections, app.web, refused)
+            return connect()
+
+        servers = [await loop.create_server(accepted, sock=listener.sock) for listener in self.sockets]  # type: ignore[attr-defined]
         alive_at = time.monotonic()
         while self.alive:
             self.notify()
             if self.ppid != os.getppid():
                 self._quick_shutdown = True
                 break
-            if self.asgi.refresher.alive():  # type: ignore[attr-defined]  # it is our App
+            if app.refresher.alive():
                 alive_at = time.monotonic()
             elif time.monotonic() - alive_at > DEAD_SECONDS:
                 log.critical("the refresh loop has stopped: this worker ends, and gunicorn starts another one")
                 break
             connections.drop_late()
+            state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
             await asyncio.sleep(TICK_SECONDS)
         if watch is not None:
             watch.cancel()
-        await self._shutdown()  # type: ignore[attr-defined]
+        for server in servers:
+            server.close()
+        for connection in list(state.connections):
+            connection.shutdown()  # after the answer that it is at
+        end = time.monotonic() + self.cfg.graceful_timeout
+        while state.connections and not self._quick_shutdown and time.monotonic() < end:
+            await asyncio.sleep(TICK_SECONDS / 10)
+
+
+def http_config(app: App) -> Config:
+    """What uvicorn's connections are told: the app, and to leave alone what is gunicorn's, ours or nobody's. Of their
+    messages only errors are logged; what a client does wrong is answered, and would fill the log."""
+    return Config(
+        app,
+        http=HttpToolsProtocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level=logging.ERROR,
+        access_log=False,
+        proxy_headers=False,
+        forwarded_allow_ips=[],
+        workers=1,  # or it would look at WEB_CONCURRENCY
+        timeout_keep_alive=int(IDLE_SECONDS) + 10,  # the worker itself ends idle connections
+    )
 
 
 class Handshake(asyncio.Protocol):
@@ -144,8 +179,10 @@ class Handshake(asyncio.Protocol):
     replaced is served without a restart.
     """
 
-    def __init__(self, worker: BoundedWorker, connections: Connections, web: WebFile, refused: RareWarning) -> None:
-        self._worker = worker
+    def __init__(
+        self, connect: Callable[[], "Connection"], connections: Connections, web: WebFile, refused: RareWarning
+    ) -> None:
+        self._connect = connect
         self._connections = connections
         self._config = web.current
         self._refused = refused
@@ -195,7 +232,7 @@ class Handshake(asyncio.Protocol):
             self._refused(f"the client's certificate has none of client_allowed_sans, from {client}")
             secured.abort()
             return
-        connection = Connection(self._worker, self._connections)
+        connection = self._connect()
         secured.set_protocol(connection)
         connection.connection_made(secured)
         for data in self._early:
@@ -210,21 +247,22 @@ def _said(error: ssl.SSLError) -> str:
     return reason
 
 
-class Connection(ASGIProtocol):
-    """One client's connection."""
+class Connection(HttpToolsProtocol):
+    """One client's connection: uvicorn's, with what a client may ask of it bounded.
 
-    def __init__(self, worker: BoundedWorker, connections: Connections) -> None:
-        super().__init__(worker)
+    Args:
+        config: see `http_config`.
+        state: what all connections share; the worker keeps the Date header in it up to date.
+        connections: where this one is kept account of.
+    """
+
+    def __init__(self, config: Config, state: ServerState, connections: Connections) -> None:
+        super().__init__(config, state, app_state={})
         self._connections = connections
-        self._asgi = worker.asgi
-        self.app = self._answer
-        self._socket: asyncio.Transport | None = None
         self._ahead = 0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Called by asyncio: take the connection, and let another one give way if there are too many."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- TCP and TLS have no others
-        self._socket = transport
         super().connection_made(transport)
         self._connections.opened(self)
 
@@ -234,10 +272,32 @@ class Connection(ASGIProtocol):
         if self._ahead > MAX_AHEAD:
             self.drop()
             return
-        try:
-            super().data_received(data)
-        except ValueError:  # what gunicorn's parser lets out of a Content-Length of 5,000 digits
-            self.drop()
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser: begin to answer, or let the request wait for the answer to the one before."""
+        if len(self.headers) > MAX_FIELDS:
+            raise ValueError("too many header fields")  # uvicorn answers 400
+        waits = self.cycle is not None and not self.cycle.response_complete
+        super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False  # there is nothing to change to, and the parser would read no further
+        if not waits:
+            self._connections.serves(self)
+
+    def on_response_complete(self) -> None:
+        """Called by uvicorn when the last of an answer is on its way: begin with the next request, if there is one."""
+        queued = bool(self.pipeline)
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return  # what the client has not taken by the deadline of this answer is thrown away
+        if queued:
+            self._connections.serves(self)
+        else:
+            self._ahead = 0
+            self._connections.waits(self)
+        if self.pipeline:
+            self.flow.pause_reading()  # uvicorn has just resumed it
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio: forget the connection."""
@@ -246,18 +306,4 @@ class Connection(ASGIProtocol):
 
     def drop(self) -> None:
         """End the connection at once; what the client has not taken yet is thrown away."""
-        if self._socket is not None:
-            self._socket.abort()
-
-    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
-        """Run the app for one request."""
-        self._connections.serves(self)
-        try:
-            await self._asgi(scope, receive, send)
-        finally:
-            parser = self._callback_parser  # type: ignore[attr-defined]  # gunicorn's; None after an upgrade
-            self._ahead = 0 if parser is None else len(parser.remaining())
-            if self._socket is not None and not self._socket.is_closing():
-                self._connections.waits(self)
-            else:
-                self._connections.closed(self)
+        self.transport.abort()

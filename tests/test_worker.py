@@ -2,16 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from gunicorn.config import Config
+from uvicorn.server import ServerState
 
-from exporter import server
-from exporter.server import GunicornLogger, gunicorn_options
-from exporter.settings import Settings
-from exporter.worker import MAX_AHEAD, Connection, Connections
+from exporter.worker import MAX_AHEAD, MAX_FIELDS, Connection, Connections, http_config
 
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 ANSWER = b"x" * 10_000
@@ -25,27 +21,14 @@ async def app(_scope: Any, _receive: Any, send: Any) -> None:
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[Client], Any]:
-    """Runs a client of a server with gunicorn's own protocol under our configuration."""
-    monkeypatch.setattr(server, "_configured", False)  # so that it is again afterwards
-    config = Config()
-    for name, value in gunicorn_options(Settings()).items():
-        config.set(name, value)
+def serve() -> Callable[[Client], Any]:
+    """Runs a client of a server."""
 
     async def run(client: Client) -> Any:
-        loop = asyncio.get_running_loop()
-        worker = SimpleNamespace(
-            cfg=config,
-            log=GunicornLogger(config),
-            asgi=app,
-            loop=loop,
-            nr_conns=0,
-            nr=0,
-            max_requests=10**9,
-            alive=True,
+        config, state, connections = http_config(app), ServerState(), Connections(16)
+        listening = await asyncio.get_running_loop().create_server(
+            lambda: Connection(config, state, connections), "127.0.0.1", 0
         )
-        connections = Connections(16)
-        listening = await loop.create_server(lambda: Connection(worker, connections), "127.0.0.1", 0)
         async with listening:
             reader, writer = await asyncio.open_connection("127.0.0.1", listening.sockets[0].getsockname()[1])
             try:
@@ -88,12 +71,41 @@ def test_many_requests_at_once_are_answered_up_to_the_bound(serve: Callable[[Cli
     assert serve(client) == count
 
 
-def test_a_number_too_long_for_python_costs_its_connection_and_no_traceback(
-    serve: Callable[[Client], Any], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", id="a number of 5,000 digits"
+        ),
+        pytest.param(GET[:-2] + b"a: b\r\n" * MAX_FIELDS + b"\r\n", id="more header fields than a client has"),
+        pytest.param(b"\x16\x03\x01\x00\x05hello\r\n\r\n", id="TLS"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP/2"),
+        pytest.param(GET[:-2] + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", id="two lengths"),
+        pytest.param(b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", id="a path that is no ASCII"),
+    ],
+)
+def test_what_is_no_request_is_answered_with_400_and_no_line_in_the_log(
+    serve: Callable[[Client], Any], caplog: pytest.LogCaptureFixture, request_: bytes
 ):
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n")
+        writer.write(request_)
         return await reader.read()
 
-    assert serve(client) == b""
+    assert serve(client).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert caplog.text == ""
+
+
+def test_a_client_that_asks_for_another_protocol_gets_its_answer_and_a_new_connection(
+    serve: Callable[[Client], Any], caplog: pytest.LogCaptureFixture
+):
+    """As Java's client asks for HTTP/2. The parser reads nothing after such a request."""
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(GET[:-2] + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        return await reader.read()
+
+    answer = serve(client)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"connection: close\r\n" in answer
+    assert answer.endswith(ANSWER)
     assert caplog.text == ""
