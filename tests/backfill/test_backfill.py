@@ -298,7 +298,9 @@ def test_a_promtool_that_fails_is_quoted_and_nothing_is_left(log: Log, tmp_path:
     log.add([{"at": NOW - DAY, "r2": 0.5}])
     tool = tmp_path / "bin" / "promtool"
     tool.parent.mkdir()
-    tool.write_text("#!/bin/sh\nmkdir -p x; echo first >&2; echo 'out of luck' >&2; exit 1\n")
+    tool.write_text(
+        "#!/bin/sh\nfor folder; do :; done\nmkdir -p \"$folder/x\"; echo first >&2; echo 'out of luck' >&2; exit 1\n"
+    )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
     (tmp_path / "out").mkdir()
