@@ -156,7 +156,7 @@ class BoundedWorker(ASGIWorker):
 def http_config(app: App) -> Config:
     """What uvicorn's connections are told: the app, and to leave alone what is gunicorn's, ours or nobody's. Of their
     messages only errors are logged; what a client does wrong is answered, and would fill the log."""
-    return Config(
+    config = Config(
         app,
         http=HttpToolsProtocol,
         ws="none",
@@ -170,6 +170,8 @@ def http_config(app: App) -> Config:
         workers=1,  # or it would look at WEB_CONCURRENCY
         timeout_keep_alive=int(IDLE_SECONDS) + 10,  # the worker itself ends idle connections
     )
+    config.load()
+    return config
 
 
 class Handshake(asyncio.Protocol):
