@@ -102,3 +102,5 @@ def configure_logging(level: str, log_format: str, secrets: Iterable[str] = ()) 
     root.setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    # asyncio's warnings are about clients that have gone, one for each piece of their answers.
+    logging.getLogger("asyncio").setLevel(max(logging.ERROR, root.level))

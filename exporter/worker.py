@@ -6,13 +6,14 @@ answer, and where there are too many, the one that has been idle longest gives w
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import ssl
 import time
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from gunicorn.workers.gasgi import ASGIWorker
 from uvicorn.config import Config
@@ -38,6 +39,8 @@ GOODBYE_SECONDS: Final = 1.0
 MAX_AHEAD: Final = 65_536
 """Bytes that a connection may send ahead of its answers: a request's head, and requests after the one that is being
 answered."""
+MAX_BEHIND: Final = 65_536
+"""Bytes of an answer that wait for the client to take them, before the next piece is added. TLS would have 512 KiB."""
 MAX_FIELDS: Final = 100
 """Header fields of a request."""
 TICK_SECONDS: Final = 0.25
@@ -151,6 +154,8 @@ class BoundedWorker(ASGIWorker):
         end = time.monotonic() + self.cfg.graceful_timeout
         while state.connections and not self._quick_shutdown and time.monotonic() < end:
             await asyncio.sleep(TICK_SECONDS / 10)
+        for connection in list(state.connections):
+            connection.transport.abort()
 
 
 def http_config(app: App) -> Config:
@@ -252,6 +257,10 @@ def _said(error: ssl.SSLError) -> str:
 class Connection(HttpToolsProtocol):
     """One client's connection: uvicorn's, with what a client may ask of it bounded.
 
+    It has one request at a time. What a client sends behind one is held, as bytes, until that is answered: parsed, it
+    would take fifty times the memory. Where one packet holds several requests, the connection ends after the first
+    answer, as HTTP allows: the parser does not stop between them.
+
     Args:
         config: see `http_config`.
         state: what all connections share; the worker keeps the Date header in it up to date.
@@ -260,52 +269,81 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, config: Config, state: ServerState, connections: Connections) -> None:
         super().__init__(config, state, app_state={})
+        self.app = self._answer
         self._connections = connections
+        self._task: asyncio.Task[None] | None = None
         self._ahead = 0
+        self._held = bytearray()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Called by asyncio: take the connection, and let another one give way if there are too many."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(MAX_BEHIND)
         self._connections.opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio: take what the client has sent, unless it is too much."""
+        if self.transport.is_closing():
+            return  # TLS goes on giving what it reads
         self._ahead += len(data)
         if self._ahead > MAX_AHEAD:
             self.drop()
-            return
-        super().data_received(data)
+        elif self._answers() and not self.cycle.more_body:
+            self._held += data
+        else:
+            super().data_received(data)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser: one more header field."""
+        if len(self.headers) >= MAX_FIELDS:
+            raise ValueError("too many header fields")  # uvicorn answers 400
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Called by the parser: begin to answer, or let the request wait for the answer to the one before."""
-        if len(self.headers) > MAX_FIELDS:
-            raise ValueError("too many header fields")  # uvicorn answers 400
-        waits = self.cycle is not None and not self.cycle.response_complete
+        """Called by the parser: begin to answer."""
+        if self._answers():
+            raise ValueError("a request in one packet with another one")
         super().on_headers_complete()
+        self.headers = []  # fields behind the body are none of the head
         if self.parser.should_upgrade():
             self.cycle.keep_alive = False  # there is nothing to change to, and the parser would read no further
-        if not waits:
-            self._connections.serves(self)
+        self._connections.serves(self)
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn where the parser gives up: say so, but not in the middle of an answer."""
+        if self._answers():
+            self.cycle.keep_alive = False
+        else:
+            super().send_400_response(msg)
 
     def on_response_complete(self) -> None:
-        """Called by uvicorn when the last of an answer is on its way: begin with the next request, if there is one."""
-        queued = bool(self.pipeline)
+        """Called by uvicorn when the last of an answer is on its way: go on with what has come in since."""
         super().on_response_complete()
         if self.transport.is_closing():
             return  # what the client has not taken by the deadline of this answer is thrown away
-        if queued:
-            self._connections.serves(self)
-        else:
-            self._ahead = 0
-            self._connections.waits(self)
-        if self.pipeline:
-            self.flow.pause_reading()  # uvicorn has just resumed it
+        held, self._held, self._ahead = self._held, bytearray(), 0
+        self._connections.waits(self)
+        if held:
+            self.data_received(bytes(held))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by asyncio: forget the connection."""
+        """Called by asyncio: forget the connection, and what is being done for it."""
         super().connection_lost(exc)
+        if self._task is not None:
+            self._task.cancel()
+        del self.app  # it holds this object: collections that would find that out are rare
         self._connections.closed(self)
 
     def drop(self) -> None:
         """End the connection at once; what the client has not taken yet is thrown away."""
         self.transport.abort()
+
+    def _answers(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        """Run the app for one request, for as long as the client is there."""
+        self._task = asyncio.current_task()
+        with contextlib.suppress(asyncio.CancelledError):  # uvicorn would log it
+            await self.config.loaded_app(scope, receive, send)

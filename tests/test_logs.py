@@ -182,6 +182,15 @@ def test_libraries_are_no_louder_than_the_level_that_was_asked_for(capsys: pytes
     assert capsys.readouterr().err == ""
 
 
+def test_asyncio_does_not_warn_of_each_piece_of_an_answer_to_a_client_that_has_gone(capsys: pytest.CaptureFixture[str]):
+    configure_logging("INFO", "text")
+    logging.getLogger("asyncio").warning("socket.send() raised exception.")
+    logging.getLogger("asyncio").error("Task exception was never retrieved")
+    assert [line.split(": ", 1)[1] for line in capsys.readouterr().err.splitlines()] == [
+        "Task exception was never retrieved"
+    ]
+
+
 def test_configuring_twice_logs_once(capsys: pytest.CaptureFixture[str]):
     configure_logging("INFO", "json")
     configure_logging("INFO", "text")

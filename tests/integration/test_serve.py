@@ -24,6 +24,7 @@ from testbed import faults
 from testbed.exporter import ROOT, RunningExporter
 from testbed.exposed import Exposed
 from testbed.planted import SECRET, private_key, service_account
+from testbed.slow_clients import clients
 from testbed.usage import cpu_seconds, patience
 from tests.sources.audit.duckdb_log import Log
 
@@ -297,4 +298,8 @@ def test_a_new_row_shows_long_before_the_next_refresh_when_asked_for_and_the_tok
         assert (right.status_code, right.json()) == (202, {"status": "accepted"})
         exporter.wait_for(R2, 0.6)
         pages = [exporter.get(path).text for path in ("/", "/health", "/metrics")]
+        guess = b"POST /-/refresh HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer wrong\r\n\r\n"
+        with clients(exporter.port, 4, guess):  # they are refused one after the other, half a second each
+            assert exporter.terminate(signal.SIGTERM) < patience(2)
         assert SECRET not in "".join([*pages, wrong.text, right.text, exporter.text_of_log()])
+        assert "Traceback" not in exporter.text_of_log()
