@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 
 from exporter.worker import (
     IDLE_SECONDS,
+    MAX_AHEAD,
     MAX_FIELDS,
     RESPONSE_SECONDS,
     Connection,
@@ -91,6 +92,19 @@ def test_of_requests_in_one_packet_the_first_is_answered_and_the_connection_clos
     assert b"connection: close\r\n" in answer
     assert answer.endswith(ANSWER)
     assert caplog.text == ""
+
+
+def test_a_client_that_waits_for_its_answers_may_send_as_much_as_it_likes(serve: Callable[..., Any]):
+    long = GET[:-2] + b"A: " + b"x" * (MAX_AHEAD // 3) + b"\r\n\r\n"
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+        for done in range(8):
+            writer.write(long)
+            if not (await reader.readuntil(ANSWER)).startswith(b"HTTP/1.1 200"):
+                return done
+        return 8
+
+    assert serve(client) == 8
 
 
 @pytest.mark.parametrize(
