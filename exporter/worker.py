@@ -258,7 +258,7 @@ class Connection(HttpToolsProtocol):
     """One client's connection: uvicorn's, with what a client may ask of it bounded.
 
     It has one request at a time. What a client sends behind one is held, as bytes, until that is answered: parsed, it
-    would take fifty times the memory. Where one packet holds several requests, the connection ends after the first
+    would take seventy times the memory. Where one packet holds several requests, the connection ends after the first
     answer, as HTTP allows: the parser does not stop between them.
 
     Args:
