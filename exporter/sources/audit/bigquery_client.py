@@ -30,7 +30,7 @@ from exporter.sources.audit.bigquery_errors import BigQueryErrors
 from exporter.sources.audit.bigquery_protected import ProtectedColumns
 from exporter.sources.audit.columns import MAX_COLUMNS, NUMBER_TYPES, Column, quote
 from exporter.sources.audit.query import AuditQuery, Parameter, build_query
-from exporter.sources.boundary import MAX_JSON_VALUES, text
+from exporter.sources.boundary import MAX_JSON_VALUES, parse_json, text
 from exporter.sources.deadlines import DeadlineAdapter
 
 log = logging.getLogger(__name__)
@@ -258,7 +258,7 @@ class BigQueryTable:
         try:
             if self._settings.google_credentials:
                 # Read here: Google's library waits for ever for the writer of a named pipe.
-                content = json.loads(read_regular_file(self._settings.google_credentials, MAX_KEY_FILE_BYTES))
+                content = parse_json(read_regular_file(self._settings.google_credentials, MAX_KEY_FILE_BYTES))
                 found, _ = google.auth.load_credentials_from_dict(content, scopes=SCOPES)  # type: ignore[no-untyped-call]
             else:
                 found, _ = google.auth.default(scopes=SCOPES)

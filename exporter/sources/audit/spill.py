@@ -20,19 +20,40 @@ def spill_folder() -> Iterator[Path | None]:
     """
     sweep()
     try:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        folder, descriptor = _locked_folder()
     except OSError:
         yield None
         return
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield folder
-        finally:
-            os.close(descriptor)
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked_folder() -> tuple[Path, int]:
+    """A new folder, and the descriptor that holds its lock.
+
+    Another exporter that sweeps meanwhile may take it for a leftover, as it is not locked yet: then it is made anew.
+
+    Raises:
+        OSError: the system has no room for a folder, or for one more open file.
+    """
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if folder.exists():
+            return folder, descriptor
+        os.close(descriptor)
 
 
 def sweep() -> None:

@@ -1,5 +1,6 @@
 """The files of the embedded log: which are read, what is wrong with them, writers in other processes, deadlines."""
 
+import errno
 import os
 import random
 import subprocess
@@ -15,7 +16,7 @@ from exporter.errors import BadData, SourceTimeout, SourceUnavailable
 from exporter.sources.audit import duckdb_reader, pattern
 from exporter.sources.audit.duckdb import DuckDBAudit
 from exporter.sources.audit.duckdb_access import open_files
-from exporter.sources.audit.spill import PREFIX, spill_folder
+from exporter.sources.audit.spill import PREFIX, spill_folder, sweep
 from tests.sources.audit.duckdb_log import (
     CATALOG,
     DAY,
@@ -287,6 +288,42 @@ def test_a_query_that_needs_more_than_its_memory_uses_a_folder_that_goes_with_it
             assert other is not None
             assert {used, other} == set(tmp_path.iterdir())
         connection.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("module", "call"), [("os", "open"), ("fcntl", "flock")])
+def test_a_folder_that_another_exporter_swept_away_before_it_was_locked_is_made_anew(
+    module: str, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two exporters may share the system's folder for temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    real = getattr(sys.modules[module], call)
+    swept = []
+
+    def late(*args, **kwargs):
+        if not swept and (found := list(tmp_path.iterdir())):
+            swept.append(found)
+            sweep()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(f"exporter.sources.audit.spill.{module}.{call}", late)
+    with spill_folder() as used:
+        assert used is not None
+        assert list(tmp_path.iterdir()) == [used]
+        sweep()
+        assert used.exists()
+    assert len(swept) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_file_system_without_locks_nothing_is_spilled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("exporter.sources.audit.spill.fcntl.flock", refused)
+    with spill_folder() as used:
+        assert used is None
     assert list(tmp_path.iterdir()) == []
 
 
