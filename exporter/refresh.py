@@ -231,7 +231,7 @@ class Refresher:
     def wait(self, seconds: float) -> None:
         """Wait for a result or a refresh request, but no longer than this, and take the result."""
         with self._guard.step("taking a result"), contextlib.suppress(queue.Empty):
-            self._take(self._results.get(timeout=max(0.0, min(seconds, HEARTBEAT_SECONDS))))
+            self._take(self._results.get(timeout=min(seconds, HEARTBEAT_SECONDS)))
 
     def _loop(self) -> None:
         while not self._stopping.is_set():

@@ -92,6 +92,12 @@ TESTS: Final[dict[str, tuple[str, ...]]] = {
         f"{AUDIT}/test_answer_rules.py",
         f"{AUDIT}/test_query.py",
     ),
+    "exporter/sources/audit/bigquery.py": (f"{AUDIT}/test_bigquery_rules.py", f"{AUDIT}/test_bigquery_answers.py"),
+    "exporter/sources/audit/bigquery_client.py": (
+        f"{AUDIT}/test_bigquery_rules.py",
+        f"{AUDIT}/test_bigquery_answers.py",
+        f"{AUDIT}/test_bigquery_credentials.py",
+    ),
     "exporter/sources/audit/bigquery_errors.py": (f"{AUDIT}/test_bigquery_errors.py",),
     "exporter/sources/audit/bigquery_protected.py": (f"{AUDIT}/test_protected_columns.py",),
     "exporter/sources/audit/files.py": (f"{AUDIT}/test_embedded_log.py",),

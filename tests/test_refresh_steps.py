@@ -1,5 +1,6 @@
 """The refresh loop, step by step: how one that fails is named, how long a turn waits, and what a request gets."""
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -115,11 +116,12 @@ def test_a_family_that_cannot_be_rendered_is_named_until_it_can(build, catalog, 
         )
 
     refresher = build(ScriptedSource(answer, name="airflow"))
-    assert list(turn(refresher).snapshot.bugs) == ["rendering airflow_dag_run_active_seconds"]
-    clock.advance(INTERVAL)
-    assert list(turn(refresher).snapshot.bugs) == ["rendering airflow_dag_run_active_seconds"]
+    for _ in range(2):
+        ((step, error),) = turn(refresher).snapshot.bugs.items()
+        assert step == "rendering airflow_dag_run_active_seconds"
+        assert "(UnicodeEncodeError)" in error
+        clock.advance(INTERVAL)
     model[0] = "d"
-    clock.advance(INTERVAL)
     assert turn(refresher).snapshot.bugs == {}
 
 
@@ -145,6 +147,7 @@ def test_a_state_says_when_it_was_made_and_what_its_sources_counted(build, audit
     state = turn(refresher)
     assert (state.snapshot.at, state.made_at) == (clock.wall(), clock.monotonic())
     assert (state.snapshot.state_wanted, state.snapshot.state_problem, state.snapshot.state_note) == (True, None, None)
+    assert not build(on=Ledger.open(None)).state.snapshot.state_wanted
     assert value(state.exposition.text, BILLED) == 7
     assert refresher.uptime_seconds() == 7
     assert refresher.state_age_seconds(state) == 0
@@ -183,6 +186,7 @@ def test_without_a_newer_state_no_value_is_served_and_every_source_is_down(build
     assert refresher.too_old(state)
     assert value(state.exposition.text, R2) == 0.75
     assert value(state.bare.text, R2) is None
+    assert state.bare.left_out == {}
     assert value(state.bare.text, "mlops_exporter_source_up", source="audit") == 0
     assert value(state.bare.text, "mlops_exporter_build_info") == 1
 
@@ -238,15 +242,21 @@ def test_a_turn_does_not_wait_where_a_fallback_is_wanted(build, clock, catalog, 
     assert R2 in airflow.wanted
 
 
-def test_nothing_waits_for_longer_than_a_heartbeat(build, audit, clock, monkeypatch):
-    monkeypatch.setattr("exporter.refresh.HEARTBEAT_SECONDS", 0.01)
-    refresher = build(audit)
-    began = time.monotonic()
-    refresher.wait(3600.0)
-    refresher.wait(-1.0)
-    assert time.monotonic() - began < 600
-    clock.advance(1)
-    assert turn(refresher).snapshot.bugs == {}
+def test_nothing_waits_for_longer_than_a_heartbeat(build, monkeypatch, caplog):
+    waited: list[float] = []
+
+    class Impatient(queue.SimpleQueue):  # type: ignore[type-arg]
+        def get(self, block: bool = True, timeout: float | None = None) -> object:
+            assert timeout is not None
+            waited.append(timeout)
+            raise queue.Empty
+
+    monkeypatch.setattr(queue, "SimpleQueue", Impatient)
+    refresher = build()
+    for seconds in (3600.0, 2.0, 0.0):
+        refresher.wait(seconds)
+    assert waited == [HEARTBEAT_SECONDS, 2.0, 0.0]
+    assert "failed on a bug" not in caplog.text
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
@@ -332,26 +342,6 @@ def test_the_state_file_is_tried_once_in_a_heartbeat(build, audit, clock):
         assert ledger.tried == tried
 
 
-def test_what_is_taken_over_is_read_from_the_next_refresh_on(build, catalog, clock, tmp_path):
-    """The source is told nothing that could make it say that nothing changed."""
-    given: list[Reading | None] = []
-
-    def answer(previous: Reading | None) -> Reading:
-        given.append(previous)
-        return reading(catalog, clock, deploys=3.0)
-
-    holder = Ledger.open(tmp_path / "shared")
-    refresher = build(ScriptedSource(answer), on=Ledger.open(tmp_path / "shared"))
-    turn(refresher)
-    holder.close()
-    clock.advance(HEARTBEAT_SECONDS)
-    assert refresher.state.snapshot.state_problem is not None
-    assert turn(refresher).snapshot.state_problem is None
-    clock.advance(INTERVAL)
-    turn(refresher)
-    assert [previous and previous.token for previous in given] == [None, "t"]
-
-
 def test_there_may_be_nothing_to_take_over(build, tmp_path, clock):
     holder = Ledger.open(tmp_path / "shared")
     refresher = build(ScriptedSource(failing(SourceUnavailable("gone"))), on=Ledger.open(tmp_path / "shared"))
@@ -360,6 +350,33 @@ def test_there_may_be_nothing_to_take_over(build, tmp_path, clock):
     clock.advance(HEARTBEAT_SECONDS)
     snapshot = turn(refresher).snapshot
     assert (snapshot.state_problem, snapshot.bugs, snapshot.readings) == (None, {}, {})
+    assert value(refresher.state.exposition.text, "mlops_exporter_loop_errors_total") == 0
+
+
+def test_of_counters_that_are_taken_over_the_larger_value_goes_on(build, catalog, clock, tmp_path):
+    """Here it is the one that was counted while the other exporter held the file. The source is told nothing that could
+    make it say that nothing changed."""
+    deploys = [17.0]
+    given: list[Reading | None] = []
+
+    def answer(previous: Reading | None) -> Reading:
+        given.append(previous)
+        return reading(catalog, clock, deploys=deploys[0])
+
+    holder, follower = (Ledger.open(tmp_path / "shared") for _ in range(2))
+    first = build(ScriptedSource(lambda _: reading(catalog, clock, deploys=5.0)), on=holder)
+    turn(first)
+    second = build(ScriptedSource(answer), on=follower)
+    assert turn(second).snapshot.state_problem is not None
+    first.stop()
+    clock.advance(HEARTBEAT_SECONDS)
+    assert turn(second).snapshot.state_problem is None
+    deploys[0] = 3.0  # the others are gone from the log
+    clock.advance(INTERVAL)
+    shown = turn(second).exposition.text
+    assert value(shown, "bike_model_deployments_total", decision="deploy") == 17
+    assert given[1] is not None
+    assert given[1].token is None
 
 
 def test_a_loop_that_does_not_turn_is_not_alive_and_one_that_has_stopped_takes_no_request(
@@ -386,6 +403,25 @@ def test_a_loop_that_does_not_turn_is_not_alive_and_one_that_has_stopped_takes_n
     clock.advance(-UNHEALTHY_AFTER_SECONDS)
     assert not refresher.alive()
     assert refresher.request_refresh() == RequestOutcome("unavailable", 0.0, {})
+
+
+def test_the_stop_waits_for_every_thread_until_one_moment(build, audit, clock, monkeypatch):
+    refresher = build(audit)
+    refresher.start()
+    assert audit.entered.wait(30)
+    waited: list[tuple[str, float | None]] = []
+
+    def join(thread: threading.Thread, timeout: float | None = None) -> None:
+        waited.append((thread.name, timeout))
+        clock.advance(1.5)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", join)
+        refresher.stop()
+        refresher.stop(timeout=0.0)
+        refresher.stop(timeout=2.0)
+    seconds = ((1.0, 0.0), (0.0, 0.0), (2.0, 0.5))
+    assert waited == [pair for loop, source in seconds for pair in (("refresh", loop), ("source-audit", source))]
 
 
 def test_the_stop_does_not_wait_for_a_loop_that_hangs(build, audit, monkeypatch):

@@ -73,6 +73,15 @@ def test_it_is_busy_until_the_call_has_ended_and_can_be_told_to_end(asked):
     assert asked.source.asked == 2, "with a new thread"
 
 
+def test_its_end_is_waited_for_as_long_as_asked(asked, monkeypatch):
+    asked.ask()
+    waited = []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", lambda _, timeout=None: waited.append(timeout))
+        assert not any(asked.thread.ended(seconds) for seconds in (2.0, 0.0, -1.0))
+    assert waited == [2.0, 0.0, 0.0]
+
+
 def test_one_that_was_never_asked_has_ended(asked):
     asked.thread.stop()
     assert asked.thread.ended(0)

@@ -176,6 +176,14 @@ def test_tasks_that_may_not_be_read_are_a_gap_and_no_history_that_is_still_count
     assert reading.notes == ()
 
 
+def test_xcoms_that_may_not_be_read_are_gaps(fake: FakeAirflow, proxy: FaultProxy):
+    fake.run(FETCH, "r", start=NOW - 90, end=NOW - 80, fetch_to_bigquery__records_count=4)
+    fake.run(PREDICT, "r", start=NOW - 90, end=NOW - 80, predict_daily_data__rmse=4)
+    fake.forbidden = "xcomEntries"
+    refused = {gap.metric for gap in source(proxy.url).read(None).gaps if "may not read XCom" in gap.reason}
+    assert refused == {"bike_records_ingested_total", *(f"bike_prediction_{value}" for value in ("rmse", "mae", "r2"))}
+
+
 def test_nobody_asks_for_tasks_where_the_catalogue_does_not(fake: FakeAirflow, proxy: FaultProxy):
     fake.run(FETCH, "r", "failed", start=NOW - 90, end=NOW - 80)
     airflow = source(proxy.url, catalog=without("task_duration"))
@@ -207,6 +215,32 @@ def test_a_history_that_is_still_counted_is_named_by_kind(fake: FakeAirflow, pro
         f"Still counting finished runs of {PREDICT}, {FETCH}, back to the look back.",
         f"Still counting finished tasks of {PREDICT}, {FETCH}, back to the look back.",
     )
+
+
+def test_a_history_of_tasks_is_counted_to_its_end_though_nothing_goes_on(fake: FakeAirflow, proxy: FaultProxy):
+    at = [1000.0]
+
+    def answer(request: Request) -> Reply:
+        at[0] += 2.0 if request.path == TASKS else 0.0
+        return fake(request)
+
+    proxy.script = answer
+    fake.page_cap = 1
+    for number in range(12):
+        end = NOW - 70_000 * (number + 1)
+        fake.task(PREDICT, f"r{number}", "t", start=end - 5, end=end)
+    airflow = clocked(proxy.url, at, AIRFLOW_TIMEOUT_SECONDS="20", AIRFLOW_DAG_IDS=PREDICT)
+    notes = [airflow.read(None).notes for _ in range(2)]
+    assert notes == [(f"Still counting finished tasks of {PREDICT}, back to the look back.",)] * 2
+    for _ in range(50):
+        reading = airflow.read(None)
+        if not reading.notes:
+            break
+    (sample,) = (
+        s for s in reading.observations["airflow_task_duration_seconds"].samples if s.labels[-1][1] == "success"
+    )
+    assert isinstance(sample, HistogramSample)
+    assert sum(sample.counts) == 12
 
 
 def test_without_any_dag_there_is_nothing_to_ask(fake: FakeAirflow, proxy: FaultProxy):

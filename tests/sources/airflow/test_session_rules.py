@@ -3,10 +3,13 @@
 import base64
 import json
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 
 from exporter.errors import BadData, SourceError, SourceTimeout
 from exporter.settings import Settings
@@ -109,6 +112,31 @@ def test_only_a_token_that_can_be_renewed_is(fake: FakeAirflow, proxy: FaultProx
     again, before = proxy.requests[-1], proxy.requests[-3]
     assert (again.method, again.path, again.json()) == (before.method, before.path, body)
     assert again.headers["authorization"] == f"Bearer {fake.tokens[1]}"
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_certificates_that_are_not_checked_are_no_warning_at_each_request(verified: bool):
+    """The settings have given one already."""
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        session("https://airflow.example", AIRFLOW_VERIFY_TLS=str(verified).lower())
+        warnings.warn("not verified", urllib3.exceptions.InsecureRequestWarning, stacklevel=1)
+    assert len(given) == verified
+
+
+@pytest.mark.parametrize(
+    ("verified", "named", "read"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_authorities_are_read_from_the_file_that_is_named_where_certificates_are_checked(
+    verified: bool, named: bool, read: bool, proxy: FaultProxy, tmp_path: Path
+):
+    """It is missing here, and nobody answers."""
+    proxy.refuse()
+    path = tmp_path / "ca.pem"
+    env = {"AIRFLOW_VERIFY_TLS": str(verified).lower()} | ({"AIRFLOW_CA_FILE": str(path)} if named else {})
+    error = failure(session(proxy.url.replace("http", "https"), **env))
+    assert (f"AIRFLOW_CA_FILE ({path}) cannot be used" in str(error)) == read
+    assert ("refused" in str(error)) != read
 
 
 # -- which Airflow -----------------------------------------------------------------------------------------------------

@@ -1,31 +1,18 @@
 """What the BigQuery source makes of tables and answers that an emulator does not have: the REST API by a script, whose
 queries DuckDB answers."""
 
-import json
 from collections.abc import Iterator
-from datetime import date, datetime
 from typing import Any
 
-import duckdb
 import pytest
 
 from exporter.catalog import Catalog
 from exporter.catalog_parser import parse_catalog
 from exporter.settings import Settings
 from exporter.sources.audit.bigquery import BigQueryAudit
-from exporter.sources.audit.transpile import to_duckdb
-from testbed.faults import Exchange, FaultProxy, Reply, Request, status
-from tests.sources.audit.duckdb_log import DAY, NOW, gauge
-
-TYPES = {"TIMESTAMPTZ": "TIMESTAMP", "DATE": "DATE", "DOUBLE": "FLOAT", "BIGINT": "INTEGER", "VARCHAR": "STRING"}
-LEGACY = {"DOUBLE": "FLOAT", "BIGINT": "INTEGER", "HUGEINT": "INTEGER", "VARCHAR": "STRING"}
-VALUES = {
-    "TIMESTAMP": datetime.fromisoformat,
-    "DATE": date.fromisoformat,
-    "INT64": int,
-    "FLOAT64": float,
-    "STRING": str,
-}
+from testbed.faults import Exchange, FaultProxy, status
+from tests.sources.audit.duckdb_log import NOW, gauge
+from tests.sources.audit.fake_bigquery import FakeBigQuery
 
 
 @pytest.fixture(scope="module")
@@ -39,85 +26,6 @@ metrics:
 """,
         "shop.yaml",
     )
-
-
-class FakeBigQuery:
-    """One table, and the jobs that were run on it.
-
-    Attributes:
-        metadata: what tables.get says besides the schema.
-        columns: DuckDB types by name; a name that begins with an underscore is a pseudo-column, in no schema.
-    """
-
-    def __init__(self, **columns: str) -> None:
-        self.columns = {"recorded": "TIMESTAMPTZ", "r2": "DOUBLE", **columns}
-        self.metadata: dict[str, Any] = {"type": "TABLE"}
-        self.jobs: dict[str, dict[str, Any]] = {}
-        self._engine = duckdb.connect()
-        self._engine.execute("SET TimeZone = 'UTC'")
-        self._engine.execute("CREATE SCHEMA shop")
-        listed = ", ".join(f"{name} {kind}" for name, kind in self.columns.items())
-        self._engine.execute(f"CREATE TABLE shop.runs ({listed})")
-
-    def add(self, days_ago: float, r2: float, **values: str | None) -> None:
-        known = {"recorded": f"make_timestamptz({round((NOW - days_ago * DAY) * 1e6)})", "r2": str(r2)}
-        known |= {name: "NULL" if value is None else f"'{value}'" for name, value in values.items()}
-        self._engine.execute(f"INSERT INTO shop.runs ({', '.join(known)}) VALUES ({', '.join(known.values())})")
-
-    def __call__(self, request: Request) -> Reply:
-        *_, collection, name = request.path.split("/")
-        if collection == "tables":
-            return _json(self._table())
-        if request.method == "POST":
-            return self._insert(request.json())
-        if collection == "queries":
-            return _json({"jobComplete": True, "jobReference": _reference(name), **self._answer(self.jobs[name])})
-        return _json(_job(self.jobs[name]))
-
-    def _table(self) -> dict[str, Any]:
-        fields = [{"name": n, "type": TYPES[kind]} for n, kind in self.columns.items() if not n.startswith("_")]
-        return {
-            "tableReference": {"projectId": "project-one", "datasetId": "shop", "tableId": "runs"},
-            "lastModifiedTime": "1700000000000",
-            "creationTime": "1700000000000",
-            "numRows": "1",
-            "location": "EU",
-            "schema": {"fields": fields},
-            **self.metadata,
-        }
-
-    def _insert(self, job: dict[str, Any]) -> Reply:
-        job_id = job["jobReference"]["jobId"]
-        if job_id in self.jobs:
-            message = f"Already Exists: Job project-one:EU.{job_id}"
-            return _json({"error": {"code": 409, "message": message, "errors": [{"reason": "duplicate"}]}}, 409)
-        self.jobs[job_id] = job
-        return _json(_job(job))
-
-    def _answer(self, job: dict[str, Any]) -> dict[str, Any]:
-        query = job["configuration"]["query"]
-        sql = to_duckdb(query["query"].replace("`project-one.shop.runs`", "`shop.runs`"))
-        given = {
-            p["name"]: VALUES[p["parameterType"]["type"]](p["parameterValue"]["value"])
-            for p in query["queryParameters"]
-        }
-        found = self._engine.execute(sql, {name: value for name, value in given.items() if f"${name}" in sql})
-        fields = [{"name": column[0], "type": LEGACY[str(column[1])]} for column in found.description or ()]
-        rows = [{"f": [{"v": None if v is None else str(v)} for v in row]} for row in found.fetchall()]
-        return {"schema": {"fields": fields}, "rows": rows, "totalRows": str(len(rows))}
-
-
-def _json(content: Any, code: int = 200) -> Reply:
-    return Reply(code, json.dumps(content).encode(), {"Content-Type": "application/json"})
-
-
-def _reference(job_id: str) -> dict[str, str]:
-    return {"projectId": "project-one", "jobId": job_id, "location": "EU"}
-
-
-def _job(job: dict[str, Any]) -> dict[str, Any]:
-    done = {"status": {"state": "DONE"}, "statistics": {"query": {"totalBytesBilled": "10485760", "cacheHit": False}}}
-    return {**job, "jobReference": _reference(job["jobReference"]["jobId"]), **done}
 
 
 @pytest.fixture

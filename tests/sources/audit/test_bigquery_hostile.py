@@ -1,19 +1,17 @@
 """What a hostile endpoint in BigQuery's place can do: cost its own refresh, within the deadline and little memory."""
 
 import json
-import os
 import resource
 import threading
 import time
 import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from exporter.errors import BadData, SourceError, SourceUnavailable
+from exporter.errors import BadData, SourceError
 from exporter.settings import Settings
 from exporter.sources.audit.bigquery import BigQueryAudit
 from tests.sources.audit.duckdb_log import CATALOG, NOW
@@ -116,43 +114,3 @@ def test_odd_metadata_is_no_bug(answers: tuple[str, list[bytes]], name: str, val
     source.close()
     assert "Bug" not in str(caught.value)
     str(caught.value).encode()
-
-
-# -- the key file ------------------------------------------------------------------------------------------------------
-
-
-def key_error(path: Path) -> SourceUnavailable:
-    settings = Settings.from_env({"GOOGLE_CLOUD_PROJECT": "project-one", "GOOGLE_APPLICATION_CREDENTIALS": str(path)})
-    with pytest.raises(SourceUnavailable, match="GOOGLE_APPLICATION_CREDENTIALS") as caught:
-        BigQueryAudit(settings, CATALOG).read(None)
-    assert caught.value.reason == "auth"
-    return caught.value
-
-
-def test_a_key_file_that_is_no_file_says_what_it_is(tmp_path: Path):
-    path = tmp_path / "gcp.json"
-    assert "does not exist" in str(key_error(path))
-    path.mkdir()
-    assert "is a folder. Docker makes one" in str(key_error(path))
-    path.rmdir()
-    os.mkfifo(path)
-    assert "it is a named pipe, not a file" in str(key_error(path))
-    path.unlink()
-    path.write_bytes(b" " * 1_000_001)
-    assert "larger than" in str(key_error(path))
-    path.write_bytes(b"[" * 100_000)
-    assert "not a usable Google key file" in str(key_error(path))
-
-
-def test_a_key_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = tmp_path / "gcp.json"
-    path.write_text("{}")
-
-    def refuse(*_: object) -> bytes:
-        raise PermissionError(13, "Permission denied")
-
-    settings = Settings.from_env({"GOOGLE_CLOUD_PROJECT": "project-one", "GOOGLE_APPLICATION_CREDENTIALS": str(path)})
-    monkeypatch.setattr("exporter.sources.audit.bigquery_client.read_regular_file", refuse)
-    with pytest.raises(SourceUnavailable, match="may not read: change its owner or mode") as caught:
-        BigQueryAudit(settings, CATALOG).read(None)
-    assert caught.value.reason == "auth"
