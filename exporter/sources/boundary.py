@@ -129,8 +129,8 @@ def measure(content: bytes) -> None:
 
 
 def _check_values(content: bytes) -> None:
-    for values, _ in enumerate(_SEPARATORS.finditer(content)):
-        if values > MAX_JSON_VALUES:
+    for values, match in enumerate(_SEPARATORS.finditer(content), start=1):
+        if values > MAX_JSON_VALUES and match.end() < len(content):  # at the end there is no separator
             raise ValueError(f"more than {MAX_JSON_VALUES:,} values")
 
 

@@ -185,6 +185,7 @@ def test_as_much_as_is_allowed_is_read():
 def test_json_has_so_many_values_and_levels_and_not_one_more():
     many = b"[" + b",".join([b'""'] * MAX_JSON_VALUES) + b"]"
     assert len(parse_json(many)) == MAX_JSON_VALUES
+    assert len(parse_json(many.replace(b'""', b'","', 1))) == MAX_JSON_VALUES
     with pytest.raises(ValueError, match=r"^more than 250,000 values$"):
         parse_json(many[:-1] + b",1]")
     assert parse_json(b"[[]," + b"[" * (MAX_JSON_DEPTH - 1) + b"]" * MAX_JSON_DEPTH)

@@ -118,6 +118,7 @@ def test_a_wrong_password(api: str, proxy: FaultProxy):
     error = failure(make(proxy.url, AIRFLOW_PASSWORD="not the right one"))
     assert error.reason == "auth"
     assert "AIRFLOW_PASSWORD" in str(error)
+    assert "wants a log-in" not in str(error)
     assert "not the right one" not in str(error)
 
 
@@ -125,6 +126,7 @@ def test_a_wrong_password(api: str, proxy: FaultProxy):
 def test_no_credentials_at_all(api: str, proxy: FaultProxy):
     error = failure(make(proxy.url, AIRFLOW_USERNAME="", AIRFLOW_PASSWORD=""))
     assert error.reason == "auth"
+    assert "wants a log-in" in str(error)
     assert "AIRFLOW_USERNAME" in str(error)
 
 

@@ -76,9 +76,11 @@ def test_a_question_is_sent_as_it_was_asked(api: str, fake: FakeAirflow, proxy: 
 
 
 def test_a_list_may_be_longer_than_an_xcom(proxy: FaultProxy):
-    replies(proxy, {"x": "y" * (2 * MAX_XCOM_BYTES)}, "/dags")
+    replies(proxy, {"version": "3.3.2", "x": "y" * (2 * MAX_XCOM_BYTES)}, "/dags")
+    replies(proxy, {"version": "3.3.2", "x": "y" * (2 * MAX_XCOM_BYTES)}, "/version")
     made = session(proxy.url, AIRFLOW_API="v1")
     assert made.ask("GET", "/dags").ok
+    assert made.ask_version() == "3.3.2"
     with pytest.raises(XComUnreadable, match=r"^longer than 1 MiB$") as caught:
         made.ask("GET", "/dags", values=True)
     assert caught.value.final
@@ -137,6 +139,21 @@ def test_authorities_are_read_from_the_file_that_is_named_where_certificates_are
     error = failure(session(proxy.url.replace("http", "https"), **env))
     assert (f"AIRFLOW_CA_FILE ({path}) cannot be used" in str(error)) == read
     assert ("refused" in str(error)) != read
+
+
+def test_an_xcom_may_be_no_longer_after_a_token_was_renewed(proxy: FaultProxy):
+    made = session(proxy.url)
+    made.ask("GET", "/dags", params={"limit": 1})
+    proxy.add(status(401), path="/dags", times=1)
+    replies(proxy, {"x": "y" * (2 * MAX_XCOM_BYTES)}, "/dags")
+    with pytest.raises(XComUnreadable):
+        made.ask("GET", "/dags", values=True)
+
+
+def test_a_redirect_to_no_address_is_no_answer(proxy: FaultProxy):
+    proxy.add(status(302, headers={"Location": "http://[elsewhere"}), path="/dags")
+    error = failure(session(proxy.url))
+    assert (type(error), str(error)) == (BadData, "Airflow's answer has a header that cannot be read.")
 
 
 # -- which Airflow -----------------------------------------------------------------------------------------------------

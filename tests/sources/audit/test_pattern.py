@@ -1,5 +1,6 @@
 """Which files a pattern matches: every file once, within bounds."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -94,3 +95,21 @@ def test_folders_are_gone_through_once_whatever_links_to_them_as_far_as_the_boun
     with pytest.raises(TooMuchToSearch) as caught:
         list(matching(tree / "**" / "b.txt"))
     assert str(caught.value) == f"goes through more than {seen - 1} entries of folders: narrow it"
+
+
+def test_a_folder_that_goes_away_meanwhile_is_left_out(tree: Path, monkeypatch: pytest.MonkeyPatch):
+    wanted = list(matching(tree / "**" / "b.csv"))
+    scandir, gone = os.scandir, tree / "~"
+    gone.mkdir()
+
+    def listed(folder: Path) -> contextlib.nullcontext[list[os.DirEntry[str]]]:
+        with scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        if gone.exists():
+            gone.rmdir()
+        return contextlib.nullcontext(found)
+
+    monkeypatch.setattr(os, "scandir", listed)
+    assert list(matching(tree / "**" / "b.csv")) == wanted
+    assert wanted
+    assert not gone.exists()
