@@ -49,7 +49,7 @@ _LEGACY_TYPES: Final = {"FLOAT": "FLOAT64", "INTEGER": "INT64", "BOOLEAN": "BOOL
 
 
 class BigQueryTable:
-    """The audit table in BigQuery. Everything runs inside `session`.
+    """The audit table in BigQuery. Everything runs inside `session`, whose adapter gives each request its timeouts.
 
     Args:
         name: full name of the table.
@@ -77,7 +77,7 @@ class BigQueryTable:
 
     def metadata(self) -> bigquery.Table:
         """The table's metadata, which is free."""
-        return self._connected().get_table(self.name, retry=self.retry(), timeout=self._adapter.remaining())
+        return self._connected().get_table(self.name, retry=self.retry())
 
     def revision(self, table: bigquery.Table) -> str:
         """A digest of all that moves in the free metadata when rows, columns or the table itself change. Another
@@ -122,7 +122,6 @@ class BigQueryTable:
             selected_fields=[field for field in table.schema if field.name in plain],
             max_results=rows,
             retry=self.retry(),
-            timeout=self._adapter.remaining(),
         )
         return [dict(row.items()) for row in found]
 
@@ -191,10 +190,9 @@ class BigQueryTable:
                     location=location,
                     retry=self.retry(),
                     job_retry=None,
-                    timeout=self._adapter.remaining(),
                 )
             except api.Conflict:  # the first attempt got through after all, only its answer did not
-                found = client.get_job(job_id, location=location, retry=self.retry(), timeout=self._adapter.remaining())
+                found = client.get_job(job_id, location=location, retry=self.retry())
                 job = typing.cast(bigquery.QueryJob, found)
             # A row of `width` cells is 2 * width + 3 values of JSON; more than half of the bound is never asked for.
             width = 20 + 4 * len(query.gauges) + 3 * sum(len(count.indexes) for count in query.counts)
@@ -219,7 +217,6 @@ class BigQueryTable:
             location=location,
             retry=self.retry(),
             job_retry=None,
-            timeout=self._adapter.remaining(),
         )
         return int(job.total_bytes_processed or 0)
 
@@ -284,7 +281,7 @@ class BigQueryTable:
         """Ask BigQuery to stop a job that nobody waits for any more. Best effort: jobTimeoutMs ends it too."""
         with contextlib.suppress(SourceError, api.GoogleAPIError, auth.GoogleAuthError, requests.RequestException):
             with self._adapter.deadline(CANCEL_SECONDS):
-                client.cancel_job(job_id, location=location, retry=self.retry(), timeout=CANCEL_SECONDS)
+                client.cancel_job(job_id, location=location, retry=self.retry())
             log.info("cancelled query job %s, which did not finish in time", job_id)
 
 

@@ -12,11 +12,12 @@ from google.cloud.bigquery import Client, SchemaField
 from exporter.catalog_parser import parse_catalog
 from exporter.errors import BadData, SourceError, SourceTimeout
 from exporter.settings import Settings
-from exporter.snapshot import Sample
+from exporter.snapshot import Sample, Totals
 from exporter.sources.audit.bigquery import BigQueryAudit, Plan
 from exporter.sources.audit.bigquery_client import LABELS, BigQueryTable, google_type
 from exporter.sources.audit.bigquery_transport import BoundedAdapter
 from exporter.sources.audit.columns import MAX_COLUMNS, Column
+from exporter.sources.audit.query import BEGINNING_US
 from exporter.sources.boundary import MAX_JSON_VALUES
 from testbed.faults import Exchange, FaultProxy, Request, google_error, html
 from tests.sources.audit.duckdb_log import DAY, NOW, counts, gauge
@@ -108,6 +109,7 @@ def test_a_refresh_is_three_requests_and_a_reading(connect: Connect, fake: FakeB
     source = connect()
     assert (source.name, source.table, source.timeout_seconds) == ("audit", "project-one.shop.runs", 12.5)
     assert outcomes(source) == ([0, 0, 0], 0)
+    assert source.identity not in (None, connect(AUDIT_ENV="prod").identity)
     reading = source.read(None)
     ((job_id, job),) = fake.jobs.items()
     assert re.fullmatch(r"mlops-exporter-[0-9a-f-]{36}", job_id)
@@ -152,6 +154,19 @@ def test_what_the_rows_say_of_themselves_is_in_the_reading(connect: Connect, fak
     assert reading.notes == ("1 row dated in the future: left out of values and counts until their time has come",)
     assert reading.valid_until is not None
     assert NOW < reading.valid_until < NOW + 3 * DAY
+
+
+def test_what_is_newer_is_counted_from_the_newest_row_that_was_counted_on(connect: Connect, fake: FakeBigQuery):
+    source = connect()
+    first = source.read(None)
+    source.read(dataclasses.replace(first, token="another", totals=Totals(NOW - 1.5 * DAY, (), {})))
+    since = [
+        parameter["parameterValue"]["value"]
+        for job in fake.jobs.values()
+        for parameter in job["configuration"]["query"]["queryParameters"]
+        if parameter["name"] == "since"
+    ]
+    assert since == [f"{BEGINNING_US}", f"{(NOW - 1.5 * DAY) * 1e6:.0f}"]
 
 
 def test_a_table_that_stands_still_is_not_queried_until_the_answer_is_too_old(
