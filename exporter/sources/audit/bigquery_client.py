@@ -92,7 +92,7 @@ class BigQueryTable:
             [(field.name, field.field_type, field.mode) for field in table.schema],
             buffer and [buffer.estimated_rows, buffer.estimated_bytes, str(buffer.oldest_entry_time)],
         ]
-        return hashlib.sha256(json.dumps(state, default=str).encode()).hexdigest()[:24]
+        return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24]
 
     def columns(self, table: bigquery.Table, protected: Mapping[str, str] = MappingProxyType({})) -> list[Column]:
         """The table's columns.

@@ -55,6 +55,8 @@ class FakeBigQuery:
         if name == "data":
             return _json(self._first_rows(request.parameters))
         if name == "cancel":
+            if collection not in self.jobs:
+                return _json({"error": {"code": 404, "message": f"Not found: Job project-one:EU.{collection}"}}, 404)
             self.cancelled.append(collection)
             return _json({"job": self._job(self.jobs[collection])})
         if request.method == "POST":

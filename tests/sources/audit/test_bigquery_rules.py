@@ -1,7 +1,9 @@
 """BigQuery in full: every request of each question, and all that is made of the answers."""
 
+import contextlib
 import dataclasses
 import re
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -287,8 +289,23 @@ def test_a_column_that_was_refused_is_asked_for_again_by_a_forced_refresh(
         source.read(dataclasses.replace(reading, token=token))
         assert sent(proxy).count(("POST", f"{PROJECT}/jobs")) == jobs
     proxy.clear()
+    assert source.plan().query.gaps == reading.gaps
     again = source.read(dataclasses.replace(reading, token=None))
     assert ("shop_r2" in again.observations) == (kind == "TABLE")
+
+
+def test_a_column_that_was_refused_is_asked_for_again_when_the_schema_moves(
+    connect: Connect, fake: FakeBigQuery, proxy: FaultProxy
+):
+    refuse(proxy, "r2")
+    source = connect()
+    reading = dataclasses.replace(source.read(None), token="another")
+    fields = schema(recorded="TIMESTAMP", r2="FLOAT", verdict="STRING")["fields"]
+    for listed, jobs in ((fields, 1), ([dict(reversed(field.items())) for field in fields], 1), (fields[:2], 2)):
+        fake.metadata["schema"] = {"fields": listed}
+        sent(proxy)
+        source.read(reading)
+        assert sent(proxy).count(("POST", f"{PROJECT}/jobs")) == jobs
 
 
 # -- history, plan, glance ---------------------------------------------------------------------------------------------
@@ -328,6 +345,17 @@ def test_a_plan_is_the_query_and_what_it_would_process(connect: Connect, fake: F
     assert job["configuration"]["query"] == asked["configuration"]["query"]
     fake.statistics = {}
     assert source.plan().bytes_processed == 0
+
+
+def test_label_sets_are_asked_for_up_to_the_limit(proxy: FaultProxy, fake: FakeBigQuery):
+    fake.metadata["schema"] = schema(recorded="TIMESTAMP", model="STRING", r2="FLOAT")
+    catalog = parse_catalog(
+        "version: 1\naudit: {table: shop.runs, timestamp: recorded, labels: {model: model}}\n"
+        "metrics: [{name: shop_r2, type: gauge, help: R2., from: [{audit: r2}]}]",
+        "shop.yaml",
+    )
+    env = {"GOOGLE_CLOUD_PROJECT": "project-one", "BIGQUERY_EMULATOR_HOST": proxy.url, "EXPORTER_MAX_SERIES": "7"}
+    assert BigQueryAudit(Settings.from_env(env), catalog).plan().query.most_sets == 7
 
 
 def test_only_rows_of_the_environment_are_asked_for(connect: Connect, fake: FakeBigQuery):
@@ -479,6 +507,12 @@ def _deep(exchange: Exchange) -> None:
     exchange.send(dataclasses.replace(whole, body=b"[" * 100_000 + b"]" * 100_000))
 
 
+def test_an_error_names_the_table(connect: Connect, proxy: FaultProxy):
+    proxy.add(google_error(404, "Not found: Table"), path="/tables/")
+    with pytest.raises(SourceError, match=r"project-one\.shop\.runs"):
+        connect().read(None)
+
+
 def test_a_history_that_nobody_reads_to_its_end_is_cancelled(connect: Connect, fake: FakeBigQuery):
     with pytest.raises(RuntimeError), connect().history(NOW):
         raise RuntimeError("the reader's own")
@@ -488,15 +522,59 @@ def test_a_history_that_nobody_reads_to_its_end_is_cancelled(connect: Connect, f
 def test_a_job_that_was_there_already_is_looked_for_where_it_runs(
     connect: Connect, fake: FakeBigQuery, proxy: FaultProxy
 ):
-    def lost(exchange: Exchange) -> None:
-        exchange.ask_upstream()
-        exchange.reset()
-
     proxy.add(lost, method="POST", path="/jobs", times=1)
     assert gauge(connect().read(None), "shop_r2") == 0.6
     (job_id,) = fake.jobs
     (found,) = (request for request in proxy.requests if request.path == f"{PROJECT}/jobs/{job_id}")
     assert (found.method, found.parameters["location"]) == ("GET", ["EU"])
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that Google's client waited between two requests, which pass at once."""
+    waited: list[float] = []
+    monotonic = time.monotonic
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + sum(waited))
+    return waited
+
+
+def lost(exchange: Exchange) -> None:
+    """The request is dealt with and not answered."""
+    exchange.ask_upstream()
+    exchange.reset()
+
+
+ASKED = {
+    "metadata": ("GET", r"/tables/runs$"),
+    "rows of a glance": ("GET", r"/data$"),
+    "cost": ("POST", r"/jobs$"),
+    "query": ("POST", r"/jobs$"),
+    "answer": ("GET", r"/queries/"),
+    "lost job": ("GET", r"/jobs/"),
+    "cancellation": ("POST", r"/cancel$"),
+}
+
+
+@pytest.mark.parametrize("times", [1, None])
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_request_is_sent_again_where_that_may_help_for_half_of_the_deadline(
+    asked: str, times: int | None, connect: Connect, fake: FakeBigQuery, proxy: FaultProxy, slept: list[float]
+):
+    source = connect()
+    if asked == "lost job":
+        proxy.add(lost, method="POST", path="/jobs", times=1)
+    if asked == "cancellation":
+        proxy.add(html(), path="/queries/")
+    method, path = ASKED[asked]
+    rule = proxy.add(google_error(503), method=method, path=re.compile(path), times=times)
+    ask = {"rows of a glance": lambda: source.glance(1), "cost": source.plan}.get(asked, lambda: source.read(None))
+    with contextlib.nullcontext() if times and asked != "cancellation" else pytest.raises(SourceError):
+        ask()
+    assert 0 < sum(slept) < 12.5 / 2
+    assert (rule.hits > 1) == (times is None)
+    if asked == "cancellation":
+        assert fake.cancelled == list(fake.jobs)[: times or 0]
 
 
 def test_a_read_ends_with_an_interrupt(connect: Connect, proxy: FaultProxy):
