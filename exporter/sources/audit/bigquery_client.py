@@ -228,7 +228,7 @@ class BigQueryTable:
     def retry(self) -> Any:
         """Google's own choice of what is worth repeating, bounded."""
         seconds = min(RETRY_SECONDS, self._settings.audit_timeout_seconds / 2)
-        return bigquery.DEFAULT_RETRY.with_timeout(seconds).with_delay(initial=0.25, maximum=2.0, multiplier=2.0)
+        return bigquery.DEFAULT_RETRY.with_timeout(seconds).with_delay(initial=0.25, maximum=2.0)
 
     def _connected(self) -> bigquery.Client:
         """Google's client, made at the first use: finding credentials may read files and ask a metadata server."""

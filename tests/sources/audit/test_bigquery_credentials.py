@@ -3,6 +3,7 @@
 import json
 import os
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth import jwt
 from google.auth.exceptions import DefaultCredentialsError
 
-from exporter.errors import SourceError, SourceUnavailable
+from exporter.errors import SourceError, SourceTimeout, SourceUnavailable
 from exporter.settings import Settings
 from exporter.sources.audit.bigquery import BigQueryAudit
 from exporter.sources.audit.bigquery_client import SCOPES
-from testbed.faults import FaultProxy, google_error
+from testbed.faults import Exchange, FaultProxy, google_error
 from tests.sources.audit.duckdb_log import CATALOG
 
 
@@ -34,23 +35,50 @@ def test_credentials_are_asked_for_bigquery_alone(monkeypatch: pytest.MonkeyPatc
     assert (caught.value.reason, asked) == ("auth", [SCOPES])
 
 
-def test_a_key_file_is_used_for_tokens_of_bigquery_alone(tmp_path: Path):
-    """Google refuses it here, for no more than that can be tried without Google."""
+@pytest.fixture
+def tokens() -> Iterator[FaultProxy]:
+    """In the place of Google's token endpoint."""
+    with FaultProxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def account(tokens: FaultProxy, tmp_path: Path) -> BigQueryAudit:
+    """A source that has the key of a service account. It can be tried as far as a token: the rest is with Google."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=1024).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    content = {
+        "type": "service_account",
+        "client_email": "exporter@p.example",
+        "private_key": key.decode(),
+        "token_uri": f"{tokens.url}/token",
+    }
     path = tmp_path / "gcp.json"
+    path.write_text(json.dumps(content))
     env = {"GOOGLE_CLOUD_PROJECT": "project-one", "GOOGLE_APPLICATION_CREDENTIALS": str(path)}
-    account = {"type": "service_account", "client_email": "exporter@p.example", "private_key": key.decode()}
-    with FaultProxy() as google:
-        google.add(google_error(400, "invalid_grant"))
-        path.write_text(json.dumps({**account, "token_uri": f"{google.url}/token"}))
-        with pytest.raises(SourceError, match="Google refused the credentials") as caught:
-            BigQueryAudit(Settings.from_env(env), CATALOG).read(None)
-        (asked,) = google.requests
-    assert (caught.value.reason, str(path) in str(caught.value)) == ("auth", True)
+    return BigQueryAudit(Settings.from_env(env), CATALOG)
+
+
+def test_a_key_file_is_used_for_tokens_of_bigquery_alone(account: BigQueryAudit, tokens: FaultProxy, tmp_path: Path):
+    tokens.add(google_error(400, "invalid_grant"))
+    with pytest.raises(SourceError, match="Google refused the credentials") as caught:
+        account.read(None)
+    assert (caught.value.reason, str(tmp_path / "gcp.json") in str(caught.value)) == ("auth", True)
+    (asked,) = tokens.requests
     (assertion,) = urllib.parse.parse_qs(asked.body.decode())["assertion"]
     assert jwt.decode(assertion, verify=False)["scope"] == " ".join(SCOPES)  # type: ignore[no-untyped-call]
+
+
+def test_a_token_is_asked_for_under_the_deadline_too(account: BigQueryAudit, tokens: FaultProxy):
+    def refused(exchange: Exchange) -> None:
+        account.interrupt()
+        google_error(400, "invalid_grant")(exchange)
+
+    tokens.add(refused)
+    with pytest.raises(SourceTimeout):
+        account.read(None)
+    assert len(tokens.requests) == 1
 
 
 def key_error(path: Path) -> SourceUnavailable:
