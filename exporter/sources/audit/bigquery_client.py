@@ -271,7 +271,6 @@ class BigQueryTable:
             query_parameters=[bigquery.ScalarQueryParameter(p.name, p.type, p.value) for p in query.parameters],
             maximum_bytes_billed=self._settings.audit_max_bytes_billed,
             use_query_cache=True,
-            use_legacy_sql=False,
             labels=LABELS,
         )
         config.job_timeout_ms = int(self._settings.audit_timeout_seconds * 1000)

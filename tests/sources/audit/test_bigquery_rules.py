@@ -21,7 +21,7 @@ from exporter.sources.audit.bigquery_transport import BoundedAdapter
 from exporter.sources.audit.columns import MAX_COLUMNS, Column
 from exporter.sources.audit.query import BEGINNING_US
 from exporter.sources.boundary import MAX_JSON_VALUES
-from testbed.faults import Exchange, FaultProxy, Request, google_error, html
+from testbed.faults import Exchange, FaultProxy, Request, google_error, html, reset
 from tests.sources.audit.duckdb_log import DAY, NOW, counts, gauge
 from tests.sources.audit.fake_bigquery import FakeBigQuery
 
@@ -478,33 +478,28 @@ def test_a_query_filters_on_the_time_and_on_what_the_table_is_partitioned_by(
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
+def _deep(exchange: Exchange) -> None:
+    """An answer that is refused for what it would unfold to."""
+    whole = exchange.ask_upstream()
+    exchange.send(dataclasses.replace(whole, body=b"[" * 100_000 + b"]" * 100_000))
+
+
 @pytest.mark.parametrize(
     ("fault", "cancelled"),
-    [(html(), True), (google_error(400), False), (google_error(404), False), ("[" * 100_000, False)],
+    [(html(), True), (google_error(400), False), (google_error(404), False), (_deep, False)],
 )
-@pytest.mark.parametrize("refused", [False, True])
 def test_a_job_that_has_not_ended_is_cancelled(
-    fault: Any, cancelled: bool, refused: bool, connect: Connect, fake: FakeBigQuery, proxy: FaultProxy
+    fault: Any, cancelled: bool, connect: Connect, fake: FakeBigQuery, proxy: FaultProxy
 ):
-    """If that is refused, too, the first error is the one that counts."""
-    deep = isinstance(fault, str)
-    proxy.add(_deep if deep else fault, path="/queries/")
-    if refused:
-        proxy.add(google_error(403), path="/cancel")
-    with pytest.raises(SourceError) as caught:
+    proxy.add(fault, path="/queries/")
+    with pytest.raises(SourceError):
         connect().read(None)
-    assert caught.value.reason != "permission"
     (job_id,) = fake.jobs
     asked = [request for request in proxy.requests if request.path.endswith("/cancel")]
     assert [(request.method, request.path, request.parameters["location"]) for request in asked] == (
         [("POST", f"{PROJECT}/jobs/{job_id}/cancel", ["EU"])] if cancelled else []
     )
-    assert fake.cancelled == ([job_id] if cancelled and not refused else [])
-
-
-def _deep(exchange: Exchange) -> None:
-    whole = exchange.ask_upstream()
-    exchange.send(dataclasses.replace(whole, body=b"[" * 100_000 + b"]" * 100_000))
+    assert fake.cancelled == ([job_id] if cancelled else [])
 
 
 def test_an_error_names_the_table(connect: Connect, proxy: FaultProxy):
@@ -575,6 +570,15 @@ def test_a_request_is_sent_again_where_that_may_help_for_half_of_the_deadline(
     assert (rule.hits > 1) == (times is None)
     if asked == "cancellation":
         assert fake.cancelled == list(fake.jobs)[: times or 0]
+
+
+@pytest.mark.parametrize("refusal", [google_error(403), google_error(401), html(), reset(), _deep], ids=range(5))
+@pytest.mark.usefixtures("slept")
+def test_a_cancellation_that_fails_is_not_what_went_wrong(refusal: Any, connect: Connect, proxy: FaultProxy):
+    proxy.add(google_error(503), path="/queries/")
+    proxy.add(refusal, path="/cancel")
+    with pytest.raises(SourceError, match=r"^BigQuery answered 503: made by a test$"):
+        connect().read(None)
 
 
 def test_a_read_ends_with_an_interrupt(connect: Connect, proxy: FaultProxy):
