@@ -1,6 +1,8 @@
 """The rules of a session, to the boundary: waits before retries, tokens' lives, Airflow's clock, what a log-in says."""
 
 import base64
+import contextlib
+import gzip
 import json
 import time
 import warnings
@@ -17,6 +19,7 @@ from exporter.settings import Settings
 from exporter.sources.airflow.failures import XComUnreadable
 from exporter.sources.airflow.session import (
     ATTEMPTS,
+    MAX_LIST_BYTES,
     MAX_RETRY_AFTER,
     MAX_SKEW_SECONDS,
     MAX_TOKEN_CHARACTERS,
@@ -25,7 +28,7 @@ from exporter.sources.airflow.session import (
     Session,
 )
 from testbed.fake_airflow import NOW, PASSWORD, USERNAME, FakeAirflow, settings
-from testbed.faults import FaultProxy, Reply, html, reset, status
+from testbed.faults import Exchange, FaultProxy, Reply, answer, html, reset, status
 
 DAY = 86400.0
 
@@ -85,6 +88,30 @@ def test_a_list_may_be_longer_than_an_xcom(proxy: FaultProxy):
     with pytest.raises(XComUnreadable, match=r"^longer than 1 MiB$") as caught:
         made.ask("GET", "/dags", values=True)
     assert caught.value.final
+
+
+@pytest.mark.parametrize(("more", "good"), [(0, True), (1, False)])
+def test_a_list_may_be_so_long_and_not_longer(more: int, good: bool, proxy: FaultProxy):
+    body = gzip.compress(b" " * (MAX_LIST_BYTES + more), compresslevel=1)
+    reply = Reply(200, body, {"Content-Type": "application/json", "Content-Encoding": "gzip"})
+    proxy.add(answer(reply), path="/dags")
+    made = session(proxy.url, AIRFLOW_API="v1")
+    with contextlib.nullcontext() if good else pytest.raises(BadData, match="longer than 16 MiB"):
+        assert made.ask("GET", "/dags").ok
+
+
+@pytest.mark.parametrize("values", [False, True])
+def test_lists_and_xcoms_have_their_deadline_by_the_given_clock(values: bool, proxy: FaultProxy):
+    at = [1000.0]
+
+    def late(exchange: Exchange) -> None:
+        at[0] += 6
+        exchange.send(Reply(200, b"{}", {"Content-Type": "application/json"}))
+
+    proxy.add(late, path="/dags")
+    made = Session(settings(proxy.url, AIRFLOW_API="v1"), clock=lambda: NOW, monotonic=lambda: at[0])
+    with made.deadline(5.0), pytest.raises(SourceTimeout):
+        made.ask("GET", "/dags", values=values)
 
 
 @pytest.mark.parametrize(
