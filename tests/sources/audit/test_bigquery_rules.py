@@ -553,7 +553,7 @@ ASKED = {
 
 @pytest.mark.parametrize("times", [1, None])
 @pytest.mark.parametrize("asked", ASKED)
-def test_a_request_is_sent_again_where_that_may_help_for_half_of_the_deadline(
+def test_a_request_is_sent_again_where_that_may_help_as_long_as_there_is_time(
     asked: str, times: int | None, connect: Connect, fake: FakeBigQuery, proxy: FaultProxy, slept: list[float]
 ):
     source = connect()
@@ -566,7 +566,7 @@ def test_a_request_is_sent_again_where_that_may_help_for_half_of_the_deadline(
     ask = {"rows of a glance": lambda: source.glance(1), "cost": source.plan}.get(asked, lambda: source.read(None))
     with contextlib.nullcontext() if times and asked != "cancellation" else pytest.raises(SourceError):
         ask()
-    assert 0 < sum(slept) < 12.5 / 2
+    assert 0 < sum(slept) < 12.5, "Google would for ten minutes"
     assert (rule.hits > 1) == (times is None)
     if asked == "cancellation":
         assert fake.cancelled == list(fake.jobs)[: times or 0]
