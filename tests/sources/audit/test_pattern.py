@@ -14,7 +14,7 @@ FILES = ("a.csv", "b.txt", "x.csv", "[x].csv", ".h.csv", "one/a.csv", "one/two/b
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files, a folder called like one, links to a file, to a folder above, to nothing, and a named pipe."""
+    """Files, a folder called like one, links to a file, a folder above, nothing and themselves, and a named pipe."""
     root = tmp_path_factory.mktemp("tree")
     for name in FILES:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -23,6 +23,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "z.csv").symlink_to("a.csv")
     (root / "one" / "up").symlink_to("..")
     (root / "gone.csv").symlink_to("nowhere")
+    (root / "round").symlink_to("round")
     os.mkfifo(root / "pipe.csv")
     return root
 
