@@ -1,6 +1,7 @@
 """One refresh in full: what is asked, in which order, and all that the reading says; and what `check` is told."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 
@@ -37,6 +38,16 @@ def clocked(url: str, at: list[float], **env: str) -> AirflowSource:
         monotonic=lambda: at[0],
         jitter=lambda: -0.5,
     )
+
+
+def slow(fake: FakeAirflow, at: list[float], *paths: str) -> Callable[[Request], Reply]:
+    """The fake, on which each of these lists takes two seconds of this time."""
+
+    def answer(request: Request) -> Reply:
+        at[0] += 2.0 if request.path in paths else 0.0
+        return fake(request)
+
+    return answer
 
 
 def without(*figures: str) -> Catalog:
@@ -199,12 +210,7 @@ def test_nobody_asks_for_tasks_where_the_catalogue_does_not(fake: FakeAirflow, p
 def test_a_history_that_is_still_counted_is_named_by_kind(fake: FakeAirflow, proxy: FaultProxy):
     """Each list takes a tenth of the time, so that neither kind is done."""
     at = [1000.0]
-
-    def answer(request: Request) -> Reply:
-        at[0] += 2.0 if request.path in {RUNS, TASKS} else 0.0
-        return fake(request)
-
-    proxy.script = answer
+    proxy.script = slow(fake, at, RUNS, TASKS)
     fake.page_cap = 1
     for number in range(12):
         end = NOW - 70_000 * (number + 1)
@@ -219,12 +225,7 @@ def test_a_history_that_is_still_counted_is_named_by_kind(fake: FakeAirflow, pro
 
 def test_a_history_of_tasks_is_counted_to_its_end_though_nothing_goes_on(fake: FakeAirflow, proxy: FaultProxy):
     at = [1000.0]
-
-    def answer(request: Request) -> Reply:
-        at[0] += 2.0 if request.path == TASKS else 0.0
-        return fake(request)
-
-    proxy.script = answer
+    proxy.script = slow(fake, at, TASKS)
     fake.page_cap = 1
     for number in range(12):
         end = NOW - 70_000 * (number + 1)
