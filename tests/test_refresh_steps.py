@@ -342,14 +342,18 @@ def test_the_state_file_is_tried_once_in_a_heartbeat(build, audit, clock):
         assert ledger.tried == tried
 
 
-def test_there_may_be_nothing_to_take_over(build, tmp_path, clock):
+@pytest.mark.parametrize("up", [False, True])
+def test_there_may_be_nothing_to_take_over(up: bool, build, audit, tmp_path, clock):
+    if not up:
+        audit.answer = failing(SourceUnavailable("gone"))
     holder = Ledger.open(tmp_path / "shared")
-    refresher = build(ScriptedSource(failing(SourceUnavailable("gone"))), on=Ledger.open(tmp_path / "shared"))
+    refresher = build(audit, on=Ledger.open(tmp_path / "shared"))
     turn(refresher)
     holder.close()
     clock.advance(HEARTBEAT_SECONDS)
+    assert refresher.state.snapshot.state_problem is not None
     snapshot = turn(refresher).snapshot
-    assert (snapshot.state_problem, snapshot.bugs, snapshot.readings) == (None, {}, {})
+    assert (snapshot.state_problem, snapshot.bugs, len(snapshot.readings)) == (None, {}, up)
     assert value(refresher.state.exposition.text, "mlops_exporter_loop_errors_total") == 0
 
 
